@@ -1,0 +1,217 @@
+"""What users hand in, checked: images, times, seeds, sizes.
+
+Each check returns its argument in the form that the package works with, or raises a `ValueError`
+that names the argument, the value received and what is allowed.
+"""
+
+import math
+import re
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+# Antialiased resizing may leave [0, 1] by rounding, never by this much.
+RANGE_TOLERANCE = 1e-3
+ALLOWED_IMAGES = "Images must be finite floats in [0, 1], or integers in 0..255"
+
+
+# Numbers and shapes
+
+
+def check_integers(name, values):
+    """`values` as a tuple of positive ints."""
+    sequence = tuple(values) if isinstance(values, (tuple, list, np.ndarray)) else ()
+    integers = [v for v in sequence if isinstance(v, (int, np.integer)) and v is not True and v > 0]
+    if not sequence or len(integers) != len(sequence):
+        raise ValueError(
+            f"`{name}` must be made of integers of at least 1. Received: {name}={values!r}"
+        )
+    return tuple(int(value) for value in integers)
+
+
+def check_count(name, value):
+    """`value` as a positive int."""
+    if not isinstance(value, (int, np.integer)) or value is True or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+    return int(value)
+
+
+def check_seed(seed):
+    """`seed` as an int of at least 0, or None."""
+    if seed is None:
+        return None
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+    return int(seed)
+
+
+def check_image_shape(image_shape):
+    """`image_shape` as three positive ints (height, width, channels)."""
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
+        raise ValueError(
+            "`image_shape` must be (height, width, channels), such as (64, 64, 3). "
+            f"Received: image_shape={image_shape!r}"
+        )
+    return check_integers("image_shape", image_shape)
+
+
+def check_network(network, image_shape=None):
+    """The image shape of `network`, which must take `[noisy_images, noise level]` to noises."""
+    if not isinstance(network, keras.Model):
+        raise ValueError(f"`network` must be a `keras.Model`. Received: network={network!r}")
+    input_shapes = [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
+    output_shapes = [tuple(x.shape[1:]) for x in getattr(network, "outputs", None) or ()]
+    if len(input_shapes) != 2 or input_shapes[1] != (1, 1, 1) or output_shapes != input_shapes[:1]:
+        raise ValueError(
+            "`network` must take [noisy_images, noise_variances], of shapes (batch, height, width, "
+            "channels) and (batch, 1, 1, 1), to the predicted noises, of the shape of the first. "
+            f"Received: network with inputs {input_shapes} and outputs {output_shapes}, "
+            "without the batch"
+        )
+    if image_shape is None:
+        return check_image_shape(input_shapes[0])
+    image_shape = check_image_shape(image_shape)
+    if any(size not in (None, wanted) for size, wanted in zip(input_shapes[0], image_shape)):
+        raise ValueError(
+            f"`image_shape` must be that of `network`, {input_shapes[0]}. "
+            f"Received: image_shape={image_shape}"
+        )
+    return image_shape
+
+
+# Generation
+
+
+def check_diffusion_times(diffusion_times):
+    """The times to visit, float64 (steps,): n uniform ones for an integer, else those listed."""
+    if isinstance(diffusion_times, (int, np.integer)) and not isinstance(diffusion_times, bool):
+        steps = check_count("diffusion_times", diffusion_times)
+        return 1.0 - np.arange(steps) / steps
+    try:
+        if not isinstance(diffusion_times, (list, tuple, np.ndarray)):
+            diffusion_times = ops.convert_to_numpy(diffusion_times)
+        times = np.asarray(diffusion_times, "float64")
+    except (TypeError, ValueError):
+        times = np.empty((0, 0))
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(
+            "`diffusion_times` must be a number of steps (an integer of at least 1) or a "
+            "one-dimensional list of at least one time in [0, 1]. "
+            f"Received: diffusion_times={diffusion_times!r}"
+        )
+    # Negated, so that NaN, which compares as False, is caught.
+    wrong = np.flatnonzero(~((times >= 0) & (times <= 1)))
+    if wrong.size:
+        raise ValueError(
+            "`diffusion_times` must be in [0, 1]. "
+            f"Received: diffusion_times[{wrong[0]}]={times[wrong[0]]}"
+        )
+    return times
+
+
+def check_noise(initial_noise, shape):
+    """`initial_noise` as a finite float32 array of `shape`."""
+    noise = np.asarray(ops.convert_to_numpy(initial_noise), "float32")
+    if noise.shape != shape:
+        raise ValueError(
+            "`initial_noise` must be of shape (num_images, height, width, channels) = "
+            f"{shape}. Received: initial_noise of shape {noise.shape}"
+        )
+    if not np.isfinite(noise).all():
+        place = tuple(int(index) for index in np.argwhere(~np.isfinite(noise))[0])
+        raise ValueError(
+            f"`initial_noise` must be finite. Received: initial_noise{list(place)}={noise[place]}"
+        )
+    return noise
+
+
+# Images
+
+
+def images_of(batch):
+    """The images of a batch: its only or first part, as in (images, labels)."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def scale(images):
+    """Images as float32 tensor: integers in 0..255 become fractions, floats stay as they are."""
+    images = ops.convert_to_tensor(images)
+    if keras.backend.is_int_dtype(images.dtype):
+        return ops.cast(images, "float32") / 255.0
+    return ops.cast(images, "float32")
+
+
+def in_range(images):
+    """Where images are in [0, 1]; False where they are NaN."""
+    return (images >= -RANGE_TOLERANCE) & (images <= 1.0 + RANGE_TOLERANCE)
+
+
+def assert_in_range(images):
+    """Makes the compiled step fail on images out of range or NaN; see `ImageErrors`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        received = tf.strings.format(
+            "values from {} to {}", (tf.reduce_min(images), tf.reduce_max(images))
+        )
+        tf.debugging.Assert(tf.reduce_all(in_range(images)), [ALLOWED_IMAGES, received])
+
+
+class ImageErrors:
+    """Context that turns the failed assertion of a compiled step into a plain `ValueError`."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        message = str(getattr(error, "message", ""))
+        if ALLOWED_IMAGES in message:
+            received = re.search(r"values from \S+ to [^\s\]]+", message).group()
+            raise ValueError(f"{ALLOWED_IMAGES}. Received: {received}") from None
+
+
+def check_image_batch(name, images, image_shape):
+    """A batch of images as float64 array in [0, 1]."""
+    images = ops.convert_to_numpy(images)
+    check_batch_shape(name, images.shape, image_shape)
+    images = ops.convert_to_numpy(scale(images)).astype("float64")
+    if not in_range(images).all():
+        raise ValueError(
+            f"{ALLOWED_IMAGES}. Received: {name} with values from {images.min():g} to "
+            f"{images.max():g}"
+        )
+    return images
+
+
+def check_batch_shape(name, shape, image_shape):
+    """`shape` of a batch, None where it is unknown, must fit `image_shape`."""
+    shape = tuple(shape)
+    if len(shape) != 4 or any(a is not None and a != b for a, b in zip(shape[1:], image_shape)):
+        raise ValueError(
+            f"`{name}` must hold batches of images of shape (batch, "
+            f"{', '.join(map(str, image_shape))}). Received: {name} of shape {shape}"
+        )
+
+
+def check_images(name, data, image_shape):
+    """Checks the shape of the images in anything `fit` takes, as far as can be seen unread."""
+    spec = getattr(data, "element_spec", None)
+    first = images_of(data if spec is None else spec)
+    shape = getattr(first, "shape", None)
+    if shape is not None and getattr(shape, "rank", 0) is not None:
+        check_batch_shape(name, shape, image_shape)
+
+
+def batches(data, batch_size=1024):
+    """Iterates over the batches of anything `fit` takes."""
+    if isinstance(data, keras.utils.PyDataset):
+        endless = data.num_batches is None
+        indices = iter(int, 1) if endless else range(data.num_batches)
+        return (data[index] for index in indices)
+    first = images_of(data)
+    if not isinstance(data, types.GeneratorType) and hasattr(first, "shape"):
+        steps = math.ceil(len(first) / batch_size)
+        return (first[i * batch_size : (i + 1) * batch_size] for i in range(steps))
+    return iter(data)

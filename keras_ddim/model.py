@@ -1,0 +1,459 @@
+"""DiffusionModel: trains a network to separate noisy images, and generates by doing so stepwise."""
+
+import itertools
+import time
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddim import inputs, schedules
+from keras_ddim.mixing import mix, separate
+from keras_ddim.networks import residual_unet
+from keras_ddim.samplers import DDIM
+from keras_ddim.schedules import PACKAGE, rates
+
+# Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
+IMAGES_TO_ADAPT = 100_000
+BATCHES_TO_ADAPT_FROM_GENERATOR = 16
+SECONDS_BEFORE_PROGRESS = 2.0
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiffusionModel(keras.Model):
+    """A diffusion model: `noisy_images = signal_rates * images + noise_rates * noises`, undone.
+
+    Training mixes images with noise at random diffusion times and teaches `network` to predict
+    the noise, told the noise level (`noise_variances`), not the time. That is why `generate`
+    accepts any list of diffusion times, whatever the model was trained with.
+
+    Called as a function, `model([noisy_images, log_snr])` predicts the noise, with `network` when
+    training and with `ema_network` otherwise, in the normalised space in which images have zero
+    mean and unit variance.
+
+    Args:
+        image_shape: (height, width, channels) of the images; may be left out if `network` is
+            given.
+        network: A `keras.Model` taking `[noisy_images, noise_variances]` to the predicted noise.
+            Defaults to `keras_ddim.residual_unet(image_shape)`.
+        schedule: Noise level of each diffusion time: a `keras_ddim.schedules.Schedule` or a name.
+            Defaults to `keras_ddim.CosineSchedule()`.
+        ema: Decay of the exponential moving average of the weights, in [0, 1). It is ramped up
+            from the first step, `min(ema, (1 + step) / (10 + step))`, so that the average forgets
+            the random initial weights. Defaults to 0.999.
+        seed: Integer that makes the initial weights of the default network, training and
+            generation reproducible. Defaults to None, a random one.
+        **kwargs: Keyword arguments of `keras.Model`, such as `name` and `dtype`; a dtype policy
+            given here ("mixed_bfloat16") is that of the default network, too.
+
+    Attributes:
+        network: The network being trained.
+        ema_network: Its copy with averaged weights, used for everything but training.
+        normalizer: `keras.layers.Normalization`, per channel. The first `fit` adapts it.
+        schedule: The schedule, which may be replaced at any time.
+
+    Raises:
+        ValueError: If an argument is out of range or `network` does not fit `image_shape`.
+
+    Example:
+
+    ```python
+    train_images, val_images = keras_ddim.load_images("flowers", image_size=32)
+    model = keras_ddim.DiffusionModel(image_shape=(32, 32, 3))
+    model.compile()
+    model.fit(train_images, validation_data=val_images, epochs=10)
+    images = model.generate(16, diffusion_times=[1.0, 0.8, 0.5, 0.2])
+    model.save("flowers.keras")
+    ```
+
+    Reference:
+        [Ho et al., 2020](https://arxiv.org/abs/2006.11239),
+        [Song et al., 2020](https://arxiv.org/abs/2010.02502)
+    """
+
+    def __init__(
+        self, image_shape=None, network=None, schedule=None, ema=0.999, seed=None, **kwargs
+    ):
+        # Noise levels lose their digits in a half-precision policy; the network casts for itself.
+        super().__init__(autocast=False, **kwargs)
+        if not isinstance(ema, (int, float)) or not 0 <= ema < 1:
+            raise ValueError(f"`ema` must be a number in [0, 1). Received: ema={ema!r}")
+        inputs.check_seed(seed)
+        if network is None:
+            if image_shape is None:
+                raise ValueError("`image_shape` must be given where `network` is not.")
+            network = residual_unet(image_shape, seed=seed, dtype=self.dtype_policy)
+        self.image_shape = inputs.check_network(network, image_shape)
+        self.schedule = schedules.get(schedule)
+        self.ema = float(ema)
+        self.seed = seed
+
+        self.network = network
+        self.ema_network = keras.models.clone_model(network)
+        self.ema_network.name = f"ema_{network.name}"
+        self.ema_network.set_weights(network.get_weights())
+        self.ema_network.trainable = False
+        self.normalizer = keras.layers.Normalization(axis=-1, dtype="float32")
+        self.normalizer.build((None, *self.image_shape))
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        # Not the optimizer's count of steps: compiling anew must not restart the average.
+        self.ema_steps = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="ema_steps"
+        )
+        self.n_loss_tracker = keras.metrics.Mean(name="n_loss")
+        self.i_loss_tracker = keras.metrics.Mean(name="i_loss")
+        self.generate_function = None
+        self._traced_with = None
+        self.built = True
+
+    # The parts
+
+    def call(self, noisy_images_and_level, training=False):
+        """The noise in `noisy_images` as the network (when training, else its average) sees it.
+
+        Args:
+            noisy_images_and_level: `[noisy_images, log_snr]`, of shapes (batch, height, width,
+                channels), in the normalised space, and (batch, 1, 1, 1).
+            training: Whether to use `network` in training mode, or `ema_network`.
+
+        Returns:
+            The predicted noises, float32, as `noisy_images`.
+        """
+        noisy_images, log_snr = noisy_images_and_level
+        network = self.network if training else self.ema_network
+        noise_variances = ops.sigmoid(-log_snr)
+        pred_noises = network([noisy_images, noise_variances], training=training)
+        return ops.cast(pred_noises, "float32")
+
+    def denoise(self, noisy_images, log_snr):
+        """Separates noisy images into their two components with the averaged network.
+
+        Args:
+            noisy_images: Tensor (batch, height, width, channels), in the normalised space.
+            log_snr: Their noise level, a scalar or (batch, 1, 1, 1).
+
+        Returns:
+            `(pred_noises, pred_images)`, both as `noisy_images`.
+        """
+        log_snr = ops.broadcast_to(log_snr, (ops.shape(noisy_images)[0], 1, 1, 1))
+        pred_noises = self([noisy_images, log_snr], training=False)
+        return separate(noisy_images, pred_noises, *rates(log_snr))
+
+    def denormalize(self, images):
+        """Images from the normalised space back to pixel values, clipped to [0, 1] (NumPy)."""
+        mean = ops.convert_to_numpy(self.normalizer.mean)
+        deviation = np.sqrt(ops.convert_to_numpy(self.normalizer.variance))
+        return np.clip(mean + deviation * ops.convert_to_numpy(images), 0.0, 1.0)
+
+    # Training
+
+    def compile(self, optimizer=None, loss="mean_absolute_error", *args, **kwargs):
+        """Configures training; the arguments are those of `keras.Model.compile`.
+
+        Args:
+            optimizer: Defaults to `keras.optimizers.AdamW(1e-3, weight_decay=1e-4)`.
+            loss: Loss between noises and predicted noises. Defaults to "mean_absolute_error".
+            *args: As in `keras.Model.compile`.
+            **kwargs: As in `keras.Model.compile`.
+        """
+        if loss is None:
+            raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
+        if optimizer is None:
+            optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
+        super().compile(optimizer, loss, *args, **kwargs)
+        self.loss_function = keras.losses.get(loss)
+        self.generate_function = None
+
+    def compile_from_config(self, config):
+        # Keras leaves this to classes with a `compile` of their own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        logs = super().train_step(self._draw_noisy(data))
+        self._update_ema()
+        return logs
+
+    def test_step(self, data):
+        return super().test_step(self._draw_noisy(data))
+
+    def _draw_noisy(self, data):
+        """Images become a supervised example: noisy images and their level, and the noise."""
+        images, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        images = inputs.scale(images)
+        inputs.assert_in_range(images)
+        images = self.normalizer(images)
+        shape = ops.shape(images)
+        noises = keras.random.normal(shape, seed=self.seed_generator)
+        times = keras.random.uniform((shape[0], 1, 1, 1), seed=self.seed_generator)
+        log_snr = self.schedule.log_snr(times)
+        noisy_images = mix(images, noises, *rates(log_snr))
+        if sample_weight is not None:
+            sample_weight = ops.reshape(sample_weight, (-1, 1, 1))
+        return [noisy_images, log_snr], noises, sample_weight
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Adds `n_loss` and `i_loss`: the loss on the noises and on the images they leave."""
+        noisy_images, log_snr = x
+        components = separate(noisy_images, y, *rates(log_snr))
+        pred_components = separate(noisy_images, y_pred, *rates(log_snr))
+        trackers = self.n_loss_tracker, self.i_loss_tracker
+        for tracker, true, pred in zip(trackers, components, pred_components):
+            batch_size = ops.cast(ops.shape(true)[0], "float32")
+            tracker.update_state(ops.mean(self.loss_function(true, pred)), batch_size)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _update_ema(self):
+        """`ema_weights = decay * ema_weights + (1 - decay) * weights`."""
+        self.ema_steps.assign_add(1)
+        step = ops.cast(self.ema_steps, "float32")
+        decay = ops.minimum(self.ema, (1 + step) / (10 + step))
+        for weight, ema_weight in zip(self.network.weights, self.ema_network.weights):
+            if keras.backend.is_float_dtype(weight.dtype):
+                weight = decay * ema_weight + (1 - decay) * weight
+            ema_weight.assign(weight)
+
+    # What Keras calls, with images checked and the normalizer adapted first
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains on images; the arguments are those of `keras.Model.fit`.
+
+        Args:
+            x: Images, (batch, height, width, channels): floats in [0, 1] or integers in 0..255,
+                as an array, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of
+                batches; or (images, labels) pairs of them. Labels are not used.
+            y: Ignored, so that `fit(images, labels)` works.
+            *args: As in `keras.Model.fit`.
+            **kwargs: As in `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History`, with `loss`, `n_loss` and `i_loss`.
+
+        Raises:
+            ValueError: If the images are not of `image_shape`, or out of range, or not finite.
+        """
+        x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
+        inputs.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
+        with inputs.ImageErrors():
+            return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """`loss`, `n_loss` and `i_loss` of the averaged network on images; see `fit`."""
+        x = self._prepare(x, kwargs.get("steps"), kwargs.get("verbose", "auto"))
+        with inputs.ImageErrors():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        """One training step on a batch of images; see `keras.Model.train_on_batch`."""
+        x = self._prepare(x, verbose=0)
+        with inputs.ImageErrors():
+            return super().train_on_batch(x, *args, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        """The losses on a batch of images; see `keras.Model.test_on_batch`."""
+        x = self._prepare(x, verbose=0)
+        with inputs.ImageErrors():
+            return super().test_on_batch(x, *args, **kwargs)
+
+    def adapt(self, x, steps=None):
+        """Sets the normalizer to the mean and variance of the images, for each channel.
+
+        Args:
+            x: Images in any form that `fit` takes.
+            steps: Number of batches to look at, for endless datasets. Defaults to None: as many
+                as hold 100,000 images.
+
+        Raises:
+            ValueError: If the images are not of `image_shape`, or out of range, or not finite.
+        """
+        inputs.check_images("x", x, self.image_shape)
+        count, total, total_of_squares = 0, 0.0, 0.0
+        for batch in itertools.islice(inputs.batches(x), steps):
+            images = inputs.check_image_batch("x", inputs.images_of(batch), self.image_shape)
+            count += len(images)
+            total = total + images.mean(axis=(1, 2)).sum(axis=0)
+            total_of_squares = total_of_squares + (images**2).mean(axis=(1, 2)).sum(axis=0)
+            if count >= IMAGES_TO_ADAPT:
+                break
+        if not count:
+            raise ValueError("`x` must hold at least one image. Received none.")
+        mean = total / count
+        self.normalizer.adapt_mean.assign(mean)
+        self.normalizer.adapt_variance.assign(np.maximum(total_of_squares / count - mean**2, 0.0))
+        self.normalizer.finalize_state()
+
+    @property
+    def is_adapted(self):
+        """Whether the normalizer knows the images' mean and variance."""
+        mean = ops.convert_to_numpy(self.normalizer.mean)
+        variance = ops.convert_to_numpy(self.normalizer.variance)
+        return bool(np.any(mean != 0) or np.any(variance != 1))
+
+    def _prepare(self, x, steps=None, verbose="auto"):
+        """Checks `x`, adapts the normalizer to it if nobody has, and returns it for use."""
+        inputs.check_images("x", x, self.image_shape)
+        if not self.is_adapted:
+            images = x
+            if isinstance(x, types.GeneratorType):
+                # A generator gives each batch once: look at the first few, then hand them back.
+                images = list(itertools.islice(x, BATCHES_TO_ADAPT_FROM_GENERATOR))
+                x = (batch for batch in itertools.chain(images, x))
+            self.adapt(images, steps)
+            if verbose != 0:
+                print("Adapted the normalizer to the images' mean and variance.")
+        # Compiled steps hold the parts they were traced with.
+        parts = self.normalizer.mean, self.schedule
+        if self._traced_with is None or any(a is not b for a, b in zip(parts, self._traced_with)):
+            self.train_function = self.test_function = None
+        self._traced_with = parts
+        return x
+
+    # Generation
+
+    def generate(
+        self,
+        num_images,
+        diffusion_times=20,
+        *,
+        seed=None,
+        initial_noise=None,
+        batch_size=None,
+        verbose="auto",
+    ):
+        """Generates images from noise, visiting the given diffusion times in order.
+
+        The network is evaluated once at each time, so a list of k times costs k evaluations of
+        it. Each evaluation separates the images into noise and image; they are mixed again at
+        the next time's noise level, and the image predicted at the last time is returned.
+
+        Args:
+            num_images: Number of images.
+            diffusion_times: Number of uniform steps (n gives 1, 1 − 1/n, …, 1/n), or any list,
+                tuple, array or tensor of times in [0, 1], in any order and spacing. Defaults to
+                20.
+            seed: Integer of at least 0; image i depends on it and i alone, whatever
+                `num_images` and `batch_size` are. Defaults to None: the next of the model's own.
+            initial_noise: Standard normal noise to start from instead, (num_images, height,
+                width, channels), in the model's normalised space.
+            batch_size: Number of images generated together; it bounds the memory needed.
+                Defaults to 64.
+            verbose: 0 for silence, 1 for a progress bar, "auto" for one if it takes over 2
+                seconds. Defaults to "auto".
+
+        Returns:
+            float32 NumPy array (num_images, height, width, channels) of values in [0, 1].
+
+        Raises:
+            ValueError: If an argument is not as described; times are named with their position.
+
+        Example:
+
+        >>> model.generate(4, diffusion_times=[1.0, 0.9, 0.5, 0.1], seed=0).shape
+        (4, 64, 64, 3)
+        """
+        num_images = inputs.check_count("num_images", num_images)
+        batch_size = inputs.check_count("batch_size", 64 if batch_size is None else batch_size)
+        times = inputs.check_diffusion_times(diffusion_times)
+        if initial_noise is not None:
+            initial_noise = inputs.check_noise(initial_noise, (num_images, *self.image_shape))
+        inputs.check_seed(seed)
+        if seed is None and initial_noise is None:
+            seed = [int(part) & 0xFFFFFFFF for part in self.seed_generator.next()]
+
+        # The level after the last time is only mixed for, never evaluated: the data end.
+        levels = ops.convert_to_numpy(self.schedule.log_snr(np.append(times, 0.0)))
+        step = self.make_generate_function()
+        starts = range(0, num_images, batch_size)
+        progress = _Progress(len(starts) * len(times), verbose)
+        images = np.empty((num_images, *self.image_shape), "float32")
+        for start in starts:
+            batch = range(start, min(start + batch_size, num_images))
+            if initial_noise is None:
+                noisy_images = _draw_noise(seed, batch, self.image_shape)
+            else:
+                noisy_images = initial_noise[start : batch.stop]
+            for log_snr, next_log_snr in itertools.pairwise(levels):
+                noisy_images, pred_images = step(noisy_images, log_snr, next_log_snr)
+                progress.advance()
+            images[start : batch.stop] = self.denormalize(pred_images)
+        return images
+
+    def make_generate_function(self):
+        """The sampler's step on the averaged network, compiled once and kept.
+
+        Returns:
+            Callable `(noisy_images, log_snr, next_log_snr) -> (next_noisy_images, pred_images)`,
+            for any number of images and any noise levels without retracing.
+        """
+        if self.generate_function is None:
+
+            def step(noisy_images, log_snr, next_log_snr):
+                return DDIM().step(self.denoise, noisy_images, log_snr, next_log_snr)
+
+            if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+                import tensorflow as tf
+
+                level = tf.TensorSpec((), "float32")
+                step = tf.function(
+                    step,
+                    input_signature=[tf.TensorSpec((None, *self.image_shape)), level, level],
+                    jit_compile=self.jit_compile,
+                )
+            self.generate_function = step
+        return self.generate_function
+
+    # Saving
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "ema": self.ema,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return super().from_config({**config, "network": network})
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras leaves it out; with it, training resumes exactly where it stopped.
+        store["seed_generator"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        own = {key: store[key] for key in list(store.keys()) if key != "seed_generator"}
+        super().load_own_variables(own)
+        self.seed_generator.state.assign(store["seed_generator"])
+
+
+def _draw_noise(seed, batch, image_shape):
+    """Standard normal noise for the images of a batch, each from a generator of its own."""
+    entropy = np.atleast_1d(seed).tolist()
+    noises = [
+        np.random.default_rng([*entropy, index]).standard_normal(image_shape, "float32")
+        for index in batch
+    ]
+    return np.stack(noises)
+
+
+class _Progress:
+    """Keras's progress bar, at once (verbose=1), once it takes long ("auto"), or never (0)."""
+
+    def __init__(self, target, verbose):
+        self.target, self.verbose = target, verbose
+        self.done, self.bar, self.start = 0, None, time.monotonic()
+
+    def advance(self):
+        self.done += 1
+        waited = time.monotonic() - self.start
+        if self.bar is None and (
+            self.verbose == 1 or (self.verbose == "auto" and waited > SECONDS_BEFORE_PROGRESS)
+        ):
+            self.bar = keras.utils.Progbar(self.target, unit_name="evaluation")
+        if self.bar is not None:
+            self.bar.update(self.done)
