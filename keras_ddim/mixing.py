@@ -1,7 +1,24 @@
 """Mixing images and noises, and separating them again: the two directions of every diffusion step.
 
 Written once each. Training mixes and separates to learn; sampling separates and mixes to generate.
+A network may predict either component or a blend of the two, the velocity; all of them say the
+same, so `separate` turns any of them into both components, and `loss_weights` any loss into
+another's.
 """
+
+import math
+
+from keras import ops
+
+from keras_ddim.schedules import as_float
+
+PREDICTION_TYPES = ("noise", "image", "velocity")
+WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
+
+# A rate below the resolution of float32: the mixture holds nothing of that component.
+SMALLEST_RATE = 2.0**-23
+# Weights are those of a log-SNR within ±30: beyond, float32 images hold one component only.
+LARGEST_LOG_SNR = 30.0
 
 
 def mix(images, noises, noise_rates, signal_rates):
@@ -19,16 +36,143 @@ def mix(images, noises, noise_rates, signal_rates):
     return signal_rates * images + noise_rates * noises
 
 
-def separate(noisy_images, pred_noises, noise_rates, signal_rates):
-    """`pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates`: undoes `mix`.
+def separate(noisy_images, prediction, noise_rates, signal_rates, prediction_type="noise"):
+    """Undoes `mix`, given what the network predicted.
+
+    - "noise": `pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates`
+    - "image": `pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates`
+    - "velocity": `pred_images = signal_rates * noisy_images - noise_rates * velocities`,
+      `pred_noises = noise_rates * noisy_images + signal_rates * velocities`
+
+    Where the rate to divide by is 0 (below 2⁻²³), the mixture says nothing about the component; it
+    is taken for 0, the mean of normalised images and of noises. All other levels are divided as
+    they are.
 
     Args:
         noisy_images: Noisy images (batch, height, width, channels).
-        pred_noises: The predicted noise in them, of the same shape.
+        prediction: What the network predicted, of the same shape.
         noise_rates: Tensor that broadcasts to `noisy_images`, such as (batch, 1, 1, 1).
         signal_rates: As `noise_rates`.
+        prediction_type: What `prediction` is: "noise", "image" or "velocity". Defaults to "noise".
 
     Returns:
         `(pred_noises, pred_images)`, the two components of `noisy_images`.
+
+    Raises:
+        ValueError: If `prediction_type` is none of the three.
+
+    Reference:
+        [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
     """
-    return pred_noises, (noisy_images - noise_rates * pred_noises) / signal_rates
+    check_prediction_type(prediction_type)
+    if prediction_type == "noise":
+        pred_images = _divide(noisy_images - noise_rates * prediction, signal_rates)
+        return prediction, pred_images
+    if prediction_type == "image":
+        pred_noises = _divide(noisy_images - signal_rates * prediction, noise_rates)
+        return pred_noises, prediction
+    pred_noises = noise_rates * noisy_images + signal_rates * prediction
+    return pred_noises, signal_rates * noisy_images - noise_rates * prediction
+
+
+def target(images, noises, noise_rates, signal_rates, prediction_type="noise"):
+    """What the network should predict: `noises`, `images`, or the velocity.
+
+    `velocities = signal_rates * noises - noise_rates * images`, the direction in which
+    `noisy_images` move as the angle whose cosine is the signal rate grows.
+
+    Args:
+        images: Normalised images (batch, height, width, channels).
+        noises: Standard normal noise, as `images`.
+        noise_rates: Tensor that broadcasts to `images`, such as (batch, 1, 1, 1).
+        signal_rates: As `noise_rates`.
+        prediction_type: "noise", "image" or "velocity". Defaults to "noise".
+
+    Returns:
+        The target, as `images`.
+
+    Raises:
+        ValueError: If `prediction_type` is none of the three.
+
+    Reference:
+        [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
+    """
+    check_prediction_type(prediction_type)
+    if prediction_type == "noise":
+        return noises
+    if prediction_type == "image":
+        return images
+    return signal_rates * noises - noise_rates * images
+
+
+def loss_weights(log_snr, prediction_type="noise", weighting=None, gamma=5.0):
+    """The factor that makes a squared error of the prediction act as another squared error.
+
+    The errors of one and the same separation are `error(noise) = SNR * error(image)` and
+    `error(velocity) = (1 + SNR) * error(image)`, SNR being `exp(log_snr)`. Hence the factor is
+    `w(weighting) / w(prediction_type)` with
+
+    - `w("image") = 1`
+    - `w("noise") = SNR`
+    - `w("velocity") = 1 + SNR`
+    - `w("truncated_snr") = max(SNR, 1)`: the larger of the image's and the noise's error
+    - `w("min_snr") = min(SNR, gamma)`: the noise's, limited where there is little of it
+
+    Args:
+        log_snr: Noise level, of any shape. Beyond ±30, infinite levels included, the factor is
+            that of ±30, so that it is always finite.
+        prediction_type: What the network predicts: "noise", "image" or "velocity".
+        weighting: The loss to act as, one of the five above, or None for 1 everywhere.
+        gamma: The limit of "min_snr", positive. Defaults to 5.0.
+
+    Returns:
+        Factors, shaped as `log_snr`.
+
+    Raises:
+        ValueError: If `prediction_type`, `weighting` or `gamma` is not as described.
+
+    Example:
+
+    >>> loss_weights([-2.0, 0.0, 2.0], "noise", "image")
+    [7.389, 1.0, 0.1353]
+
+    Reference:
+        "truncated_snr": [Salimans & Ho, 2022](https://arxiv.org/abs/2202.00512);
+        "min_snr": [Hang et al., 2023](https://arxiv.org/abs/2303.09556)
+    """
+    check_prediction_type(prediction_type)
+    check_weighting(weighting)
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"`gamma` must be a positive finite number. Received: gamma={gamma!r}")
+    log_snr = ops.clip(as_float(log_snr), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+    log_weights = {
+        "image": ops.zeros_like(log_snr),
+        "noise": log_snr,
+        "velocity": ops.softplus(log_snr),
+        "truncated_snr": ops.maximum(log_snr, 0.0),
+        "min_snr": ops.minimum(log_snr, math.log(gamma)),
+    }
+    if weighting is None:
+        weighting = prediction_type
+    return ops.exp(log_weights[weighting] - log_weights[prediction_type])
+
+
+def check_prediction_type(prediction_type):
+    """Raises a `ValueError` if `prediction_type` is not one of `PREDICTION_TYPES`."""
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"`prediction_type` must be one of {PREDICTION_TYPES}. "
+            f"Received: prediction_type={prediction_type!r}"
+        )
+
+
+def check_weighting(weighting):
+    """Raises a `ValueError` if `weighting` is not one of `WEIGHTINGS`."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"`weighting` must be one of {WEIGHTINGS}. Received: {weighting=}")
+
+
+def _divide(values, rates):
+    """`values / rates`, and 0 where the rate is."""
+    quotients = values / ops.maximum(rates, SMALLEST_RATE)
+    return ops.where(ops.greater_equal(rates, SMALLEST_RATE), quotients, 0.0)

@@ -3,14 +3,27 @@
 A schedule is bookkeeping around the network, never part of it: the network is told a noise level,
 so any schedule can be put in front of a trained model. The noise level travels through the package
 as its log signal-to-noise ratio, the one form that keeps float32 precision at both ends.
+
+Schedules that the literature defines by a table of T timesteps keep their place in time by one
+rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
+table and time 1 the noisiest (`timesteps_to_times`, `times_to_timesteps`).
 """
 
 import math
+import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 PACKAGE = "keras_ddim"
+
+# Steps of the numerical inverse; each halves the error, 2e-12 remains.
+BISECTIONS = 39
+# Log-SNR at each end in which a formula that would become infinite is left for a straight line.
+MARGIN = 1.0
+# As Improved DDPM: a β that scaling would take to 1 or beyond stays below it.
+MAX_BETA = 0.999
 
 
 def rates(log_snr):
@@ -30,12 +43,42 @@ def rates(log_snr):
     return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
 
 
+def timesteps_to_times(timesteps, num_timesteps):
+    """`diffusion_times = timesteps / (num_timesteps - 1)`, from 0..T − 1 to [0, 1]."""
+    return timesteps / (num_timesteps - 1)
+
+
+def times_to_timesteps(diffusion_times, num_timesteps):
+    """`timesteps = diffusion_times * (num_timesteps - 1)`, fractional where between two."""
+    return diffusion_times * (num_timesteps - 1)
+
+
+def as_float(values):
+    """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
+    values = ops.convert_to_tensor(values)
+    if keras.backend.standardize_dtype(values.dtype) == "float64":
+        return values
+    return ops.cast(values, "float32")
+
+
+# What a schedule is
+
+
 class Schedule:
     """One strictly decreasing function, diffusion time -> log-SNR, and its inverse.
 
-    Subclasses implement `log_snr` and `diffusion_times`, and `get_config` if their constructor
-    takes arguments; registered with `keras.saving.register_keras_serializable` they are saved
-    inside the models that use them.
+    Subclasses implement `log_snr`, `diffusion_times` where its inverse has a closed form, and
+    `get_config` if their constructor takes arguments; registered with
+    `keras.saving.register_keras_serializable` they are saved inside the models that use them.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable("my_package")
+    class StraightSchedule(keras_ddim.Schedule):
+        def log_snr(self, diffusion_times):
+            return 8.0 - 16.0 * diffusion_times
+    ```
     """
 
     def log_snr(self, diffusion_times):
@@ -43,12 +86,21 @@ class Schedule:
         raise NotImplementedError
 
     def diffusion_times(self, log_snr):
-        """The times at which `log_snr` is reached: the inverse of `log_snr`."""
-        raise NotImplementedError
+        """The times at which `log_snr` is reached: the inverse of `log_snr`, by bisection.
+
+        Levels that the schedule never reaches give its nearest end, time 0 or 1.
+        """
+        log_snr = as_float(log_snr)
+        low, high = ops.zeros_like(log_snr), ops.ones_like(log_snr)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            is_cleaner = self.log_snr(middle) > log_snr
+            low, high = ops.where(is_cleaner, middle, low), ops.where(is_cleaner, high, middle)
+        return (low + high) / 2
 
     def rates(self, diffusion_times):
         """`(noise_rates, signal_rates)` at the given times, shaped as they are."""
-        return rates(self.log_snr(diffusion_times))
+        return rates(self.log_snr(as_float(diffusion_times)))
 
     def get_config(self):
         return {}
@@ -56,6 +108,9 @@ class Schedule:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+# Schedules in closed form
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -107,7 +162,7 @@ class CosineSchedule(Schedule):
 
     def diffusion_times(self, log_snr):
         angles = ops.arctan(ops.exp(-as_float(log_snr) / 2))
-        return (angles - self.start_angle) / (self.end_angle - self.start_angle)
+        return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
 
     def get_config(self):
         return {
@@ -116,15 +171,553 @@ class CosineSchedule(Schedule):
         }
 
 
-def as_float(values):
-    """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
-    values = ops.convert_to_tensor(values)
-    if keras.backend.standardize_dtype(values.dtype) == "float64":
-        return values
-    return ops.cast(values, "float32")
+@keras.saving.register_keras_serializable(PACKAGE)
+class LogSNRLinearSchedule(Schedule):
+    """`log_snr = (1 - t) * start_log_snr + t * end_log_snr`.
+
+    Args:
+        start_log_snr: Log-SNR at time 0, finite. Defaults to 5.0.
+        end_log_snr: Log-SNR at time 1, below `start_log_snr`. Defaults to -7.5.
+
+    Raises:
+        ValueError: If the two are not finite or not decreasing.
+
+    Example:
+
+    >>> keras_ddim.schedules.LogSNRLinearSchedule().log_snr([0.0, 0.5, 1.0])
+    [5.0, -1.25, -7.5]
+
+    Reference:
+        [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
+    """
+
+    def __init__(self, start_log_snr=5.0, end_log_snr=-7.5):
+        self.start_log_snr = _number("start_log_snr", start_log_snr)
+        self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr)
+
+    def log_snr(self, diffusion_times):
+        times = as_float(diffusion_times)
+        return (1 - times) * self.start_log_snr + times * self.end_log_snr
+
+    def diffusion_times(self, log_snr):
+        fall = self.start_log_snr - self.end_log_snr
+        return ops.clip((self.start_log_snr - as_float(log_snr)) / fall, 0, 1)
+
+    def get_config(self):
+        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
 
 
-SCHEDULES = {"cosine": CosineSchedule}
+@keras.saving.register_keras_serializable(PACKAGE)
+class KarrasSchedule(Schedule):
+    """`sigmas = ((1 - t) * sigma_min ** (1 / rho) + t * sigma_max ** (1 / rho)) ** rho`.
+
+    EDM's noise levels for variance-preserving rates: σ is the ratio `noise_rates / signal_rates`,
+    hence `log_snr = -2 * log(sigmas)`.
+
+    Args:
+        sigma_min: σ at time 0, positive, in units of the images' standard deviation. That is 1
+            inside the model, while EDM assumes 0.5: its levels are twice as noisy at the same σ.
+            Defaults to 0.002.
+        sigma_max: σ at time 1, above `sigma_min`. Defaults to 80.0.
+        rho: Exponent; the larger, the more of the time is spent at small σ. Defaults to 7.0.
+
+    Raises:
+        ValueError: If not `0 < sigma_min < sigma_max`, both finite, or if `rho` is not positive.
+
+    Example:
+
+    >>> noise_rates, signal_rates = keras_ddim.schedules.KarrasSchedule().rates([0.0, 1.0])
+    >>> noise_rates / signal_rates
+    [0.002, 80.0]
+
+    Reference:
+        [Karras et al., 2022, Elucidating the Design Space](https://arxiv.org/abs/2206.00364), eq. 5
+    """
+
+    def __init__(self, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+        self.sigma_min = _number("sigma_min", sigma_min, above=0)
+        self.sigma_max = _number("sigma_max", sigma_max, above=sigma_min)
+        self.rho = _number("rho", rho, above=0)
+        self.start = self.sigma_min ** (1 / self.rho)
+        self.end = self.sigma_max ** (1 / self.rho)
+
+    def log_snr(self, diffusion_times):
+        times = as_float(diffusion_times)
+        return -2 * self.rho * ops.log((1 - times) * self.start + times * self.end)
+
+    def diffusion_times(self, log_snr):
+        roots = ops.exp(as_float(log_snr) / (-2 * self.rho))
+        return ops.clip((roots - self.start) / (self.end - self.start), 0, 1)
+
+    def get_config(self):
+        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+
+
+# Schedules in closed form whose formula starts at ᾱ = 1 and ends at ᾱ = 0
+
+
+class BoundedSchedule(Schedule):
+    """A formula from ᾱ = 1 to ᾱ = 0, kept finite at its very ends.
+
+    Log-SNR follows the formula wherever that is between `start_log_snr - 1` and `end_log_snr + 1`,
+    and a straight line through the last unit of log-SNR at either end. Subclasses implement
+    `formula` and `inverse_formula`, strictly decreasing functions between (0, 1) and all log-SNR.
+
+    Args:
+        start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0; DDPM's is 9.2.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0;
+            DDPM's is -10.1.
+
+    Raises:
+        ValueError: If the two are not finite or too close.
+    """
+
+    def __init__(self, start_log_snr=10.0, end_log_snr=-10.0):
+        self.start_log_snr = _number("start_log_snr", start_log_snr)
+        self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr - 2 * MARGIN)
+
+    def formula(self, times):
+        raise NotImplementedError
+
+    def inverse_formula(self, log_snr):
+        raise NotImplementedError
+
+    def log_snr(self, diffusion_times):
+        times = as_float(diffusion_times)
+        first, last = self._joints(times.dtype)
+        log_snr = self.formula(ops.clip(times, first, last))
+        start_line = self.start_log_snr - MARGIN * times / first
+        end_line = self.end_log_snr + MARGIN * (1 - times) / (1 - last)
+        log_snr = ops.where(times < first, start_line, log_snr)
+        return ops.where(times > last, end_line, log_snr)
+
+    def diffusion_times(self, log_snr):
+        log_snr = as_float(log_snr)
+        first, last = self._joints(log_snr.dtype)
+        inner = ops.clip(log_snr, self.end_log_snr + MARGIN, self.start_log_snr - MARGIN)
+        into_start = ops.relu(log_snr - inner) / MARGIN
+        into_end = ops.relu(inner - log_snr) / MARGIN
+        times = self.inverse_formula(inner) - into_start * first + into_end * (1 - last)
+        return ops.clip(times, 0, 1)
+
+    def _joints(self, dtype):
+        """The times at which the formula takes over from the first line and gives way again."""
+        levels = [self.start_log_snr - MARGIN, self.end_log_snr + MARGIN]
+        times = self.inverse_formula(ops.convert_to_tensor(levels, dtype))
+        return times[0], times[1]
+
+    def get_config(self):
+        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ImprovedCosineSchedule(BoundedSchedule):
+    """`ᾱ = cos²(angle) / cos²(angle at time 0)`, `angle = π/2 * (t + offset) / (1 + offset)`.
+
+    The offset keeps the first steps from being too small. In the paper β is capped near time 1,
+    where the formula leaves no signal at all; here log-SNR goes in a straight line to
+    `end_log_snr`, and likewise at time 0 (see `BoundedSchedule`). For the paper's table of T
+    timesteps as such, give its betas to `TableSchedule`.
+
+    Args:
+        offset: The paper's s, at least 0. Defaults to 0.008.
+        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> keras_ddim.schedules.ImprovedCosineSchedule(offset=0.0).rates(0.5)
+    (0.7071, 0.7071)
+
+    Reference:
+        [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), eq. 17
+    """
+
+    def __init__(self, offset=0.008, start_log_snr=10.0, end_log_snr=-10.0):
+        super().__init__(start_log_snr, end_log_snr)
+        self.offset = _number("offset", offset, above=0, or_equal=True)
+        self.speed = math.pi / 2 / (1 + self.offset)
+        self.start_angle = self.speed * self.offset
+
+    def formula(self, times):
+        # 1 − ᾱ as a product, for the difference of two nearly equal cosines has no digits left.
+        turns = self.speed * times
+        complements = self.speed * (1 - times)
+        return (
+            2 * ops.log(ops.sin(complements))
+            - ops.log(ops.sin(turns))
+            - ops.log(ops.sin(turns + 2 * self.start_angle))
+        )
+
+    def inverse_formula(self, log_snr):
+        start_cosine, start_sine = math.cos(self.start_angle), math.sin(self.start_angle)
+        cosines = start_cosine * ops.sqrt(ops.sigmoid(log_snr))
+        sines = ops.sqrt(start_sine**2 + start_cosine**2 * ops.sigmoid(-log_snr))
+        return (ops.arctan2(sines, cosines) - self.start_angle) / self.speed
+
+    def get_config(self):
+        return {"offset": self.offset, **super().get_config()}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SigmoidSchedule(BoundedSchedule):
+    """`ᾱ = (σ(end / tau) - σ(x / tau)) / (σ(end / tau) - σ(start / tau))`, x linear in time.
+
+    x runs from `start` to `end`, σ is the logistic function. Finite at its very ends as every
+    `BoundedSchedule`.
+
+    Args:
+        start: x at time 0. Defaults to -3.0.
+        end: x at time 1, above `start`. Defaults to 3.0.
+        tau: Temperature, positive; the smaller, the more the noise comes all at once. Defaults
+            to 1.0.
+        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> keras_ddim.schedules.SigmoidSchedule().rates(0.5)
+    (0.7071, 0.7071)
+
+    Reference:
+        [Jabri et al., 2022](https://arxiv.org/abs/2212.11972),
+        [Chen, 2023, On the Importance of Noise Scheduling](https://arxiv.org/abs/2301.10972)
+    """
+
+    def __init__(self, start=-3.0, end=3.0, tau=1.0, start_log_snr=10.0, end_log_snr=-10.0):
+        super().__init__(start_log_snr, end_log_snr)
+        self.start = _number("start", start)
+        self.end = _number("end", end, above=start)
+        self.tau = _number("tau", tau, above=0)
+        # SNR is a ratio of two differences of σ; σ(a) − σ(b) = sinh((a − b) / 2) / (2 cosh(a / 2)
+        # cosh(b / 2)) turns it into `exp(shift) * sinh(span * (1 - t)) / sinh(span * t)`.
+        self.span = (self.end - self.start) / (2 * self.tau)
+        self.shift = float(
+            np.logaddexp(self.start / self.tau, 0) - np.logaddexp(self.end / self.tau, 0)
+        )
+        self.shift += self.span
+
+    def formula(self, times):
+        # log(sinh(x)) = x + log(1 - exp(-2x)) - log(2), which does not overflow.
+        return (
+            self.shift
+            + self.span * (1 - 2 * times)
+            + ops.log(-ops.expm1(-2 * self.span * (1 - times)))
+            - ops.log(-ops.expm1(-2 * self.span * times))
+        )
+
+    def inverse_formula(self, log_snr):
+        log_ratios = log_snr - self.shift
+        rise = ops.logaddexp(log_ratios, self.span) - ops.logaddexp(log_ratios, -self.span)
+        return rise / (2 * self.span)
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "tau": self.tau, **super().get_config()}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LinearVarianceSchedule(BoundedSchedule):
+    """`noise_variances = t`: the noise variance is linear in time.
+
+    Finite at its very ends as every `BoundedSchedule`.
+
+    Args:
+        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> noise_rates, _ = keras_ddim.schedules.LinearVarianceSchedule().rates(0.25)
+    >>> noise_rates
+    0.5
+
+    Reference:
+        [Chen, 2023](https://arxiv.org/abs/2301.10972), "1 - t";
+        [Sohl-Dickstein et al., 2015](https://arxiv.org/abs/1503.03585), β = 1 / (T − t + 1)
+    """
+
+    def formula(self, times):
+        return ops.log(1 - times) - ops.log(times)
+
+    def inverse_formula(self, log_snr):
+        return ops.sigmoid(-log_snr)
+
+
+# Schedules of timesteps
+
+
+class TimestepSchedule(Schedule):
+    """The log-SNR of T timesteps, interpolated linearly in time between them.
+
+    Timestep i = 0, …, T − 1 is time i / (T − 1).
+
+    Args:
+        log_alphas_cumprod: log(ᾱ) of the timesteps, strictly decreasing; only the last may be
+            −∞.
+        zero_terminal_snr: Whether to shift and scale the signal rates such that the last is 0
+            and the first stays. If so, `log_snr` is −∞ at time 1, the rates there are 1 and 0,
+            and SNR falls as (1 − w)² in the last interval, w from 0 to 1, as that of a signal
+            rate that falls linearly.
+
+    Attributes:
+        num_timesteps: T.
+        alphas_cumprod: ᾱ of the timesteps, float64 (T,).
+
+    Reference:
+        [Lin et al., 2023, Common Diffusion Noise Schedules and Sample Steps Are
+        Flawed](https://arxiv.org/abs/2305.08891)
+    """
+
+    def __init__(self, log_alphas_cumprod, zero_terminal_snr=False):
+        self.zero_terminal_snr = bool(zero_terminal_snr)
+        self.num_timesteps = len(log_alphas_cumprod)
+        with np.errstate(divide="ignore"):  # log(0) = -inf is meant
+            if self.zero_terminal_snr:
+                signal_rates = np.exp(log_alphas_cumprod / 2)
+                start, end = signal_rates[0], signal_rates[-1]
+                signal_rates = start * ((signal_rates - end) / (start - end))
+                log_alphas_cumprod = 2 * np.log(signal_rates)
+            # log(1 − ᾱ) without the cancellation in 1 − ᾱ.
+            self.levels = log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))
+        self.alphas_cumprod = np.exp(log_alphas_cumprod)
+        self.ends_without_signal = bool(np.isneginf(self.levels[-1]))
+
+    def log_snr(self, diffusion_times):
+        times = as_float(diffusion_times)
+        timesteps = times_to_timesteps(times, self.num_timesteps)
+        before = ops.clip(ops.cast(ops.floor(timesteps), "int32"), 0, self.num_timesteps - 2)
+        weights = timesteps - ops.cast(before, times.dtype)
+        start, end = self._levels_around(before, times.dtype)
+        log_snr = (1 - weights) * start + weights * end
+        if self.ends_without_signal:
+            falling = start + 2 * ops.log1p(-weights)
+            log_snr = ops.where(self._is_last(before), falling, log_snr)
+        return log_snr
+
+    def diffusion_times(self, log_snr):
+        log_snr = as_float(log_snr)
+        levels = ops.convert_to_tensor(self.levels[:-1], log_snr.dtype)
+        # The backends agree on the search in increasing sequences of one dimension.
+        after = ops.searchsorted(-levels, ops.reshape(-log_snr, (-1,)), side="right")
+        after = ops.reshape(ops.cast(after, "int32"), ops.shape(log_snr))
+        before = ops.clip(after - 1, 0, self.num_timesteps - 2)
+        start, end = self._levels_around(before, log_snr.dtype)
+        weights = (start - log_snr) / (start - end)
+        if self.ends_without_signal:
+            falling = -ops.expm1((log_snr - start) / 2)
+            weights = ops.where(self._is_last(before), falling, weights)
+        timesteps = ops.cast(before, log_snr.dtype) + weights
+        return ops.clip(timesteps_to_times(timesteps, self.num_timesteps), 0, 1)
+
+    def _levels_around(self, before, dtype):
+        """Log-SNR of the timesteps `before` and of those after them, all finite."""
+        levels = self.levels.copy()
+        if self.ends_without_signal:
+            levels[-1] = levels[-2] - 1  # never used, but −∞ times 0 would be NaN
+        levels = ops.convert_to_tensor(levels, dtype)
+        return ops.take(levels, before), ops.take(levels, before + 1)
+
+    def _is_last(self, before):
+        return before == self.num_timesteps - 2
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class TableSchedule(TimestepSchedule):
+    """`ᾱᵢ = Π (1 - βⱼ), j <= i` or `ᾱᵢ = 1 / (1 + σᵢ²)`, for a table of your own.
+
+    Timestep i = 0, …, T − 1 is time i / (T − 1), with log-SNR linear in between. Give exactly one
+    of the three tables, ordered from the least to the most noisy timestep.
+
+    Args:
+        betas: Noise variances added by each timestep, at least two, each between 0 and 1.
+        alphas_cumprod: ᾱ, strictly decreasing between 1 and 0; only the last may be 0.
+        sigmas: `noise_rates / signal_rates`, positive, strictly increasing.
+        zero_terminal_snr: Whether to rescale the table such that no signal is left at its end;
+            see `TimestepSchedule`. Defaults to False.
+
+    Raises:
+        ValueError: If not exactly one table is given, or one that is not as described; the
+            message names the entry.
+
+    Example:
+
+    >>> schedule = keras_ddim.schedules.TableSchedule(betas=np.linspace(1e-4, 0.02, 1000))
+    >>> schedule.rates(1.0)
+    (0.99998, 0.00635)
+    """
+
+    def __init__(self, *, betas=None, alphas_cumprod=None, sigmas=None, zero_terminal_snr=False):
+        tables = {"betas": betas, "alphas_cumprod": alphas_cumprod, "sigmas": sigmas}
+        given = [name for name, table in tables.items() if table is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "Exactly one of `betas`, `alphas_cumprod` and `sigmas` must be given. "
+                f"Received: {' and '.join(given) or 'none'}"
+            )
+        self.name = given[0]
+        self.table = _check_table(self.name, tables[self.name])
+        with np.errstate(divide="ignore"):
+            if self.name == "betas":
+                log_alphas_cumprod = np.cumsum(np.log1p(-self.table))
+            elif self.name == "alphas_cumprod":
+                log_alphas_cumprod = np.log(self.table)
+            else:
+                log_alphas_cumprod = -np.logaddexp(0, 2 * np.log(self.table))
+        super().__init__(log_alphas_cumprod, zero_terminal_snr)
+        _check_apart(self.name, self.levels)
+
+    def get_config(self):
+        return {self.name: self.table.tolist(), "zero_terminal_snr": self.zero_terminal_snr}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LinearBetaSchedule(TimestepSchedule):
+    """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with β linear in the timestep: the schedule of DDPM.
+
+    Timestep i = 0, …, T − 1 is time i / (T − 1), with log-SNR linear in between. The continuous
+    form replaces the product by the integral of the variance-preserving SDE,
+    `ᾱ(u) = exp(-T ∫₀ᵘ β(v) dv)`, at `u = (1 + i) / T`, and is smooth in time.
+
+    Args:
+        num_timesteps: T, at least 2. Defaults to 1000.
+        start_beta: β of the first timestep, in (0, 1). Defaults to None: 1e-4 for T = 1000, and
+            1e-4 * 1000 / T in general, so that any T adds about the same noise in total.
+        end_beta: β of the last timestep, above `start_beta` and below 1. Defaults to None: 0.02
+            for T = 1000, and 0.02 * 1000 / T in general; where that makes a β of 0.999 or more
+            (T up to 20), 0.999.
+        continuous: Whether to use the integral instead of the product. Defaults to False.
+        zero_terminal_snr: Whether to rescale the product such that no signal is left at its end;
+            see `TimestepSchedule`. Defaults to False.
+
+    Attributes:
+        betas: β of the timesteps, float64 (T,), before any rescaling.
+
+    Raises:
+        ValueError: If an argument is not as described, or `zero_terminal_snr`, a property of
+            timesteps, is combined with `continuous`.
+
+    Example:
+
+    >>> schedule = keras_ddim.schedules.LinearBetaSchedule(num_timesteps=4000)
+    >>> schedule.betas[[0, -1]]
+    [2.5e-05, 0.005]
+
+    Reference:
+        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for T other than 1000
+        [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672); as an SDE
+        [Song et al., 2020](https://arxiv.org/abs/2011.13456)
+    """
+
+    # β ** (1 / power) is what is linear; the two β are those for T = 1000.
+    power = 1
+    standard_betas = (1e-4, 0.02)
+
+    def __init__(
+        self,
+        num_timesteps=1000,
+        start_beta=None,
+        end_beta=None,
+        continuous=False,
+        zero_terminal_snr=False,
+    ):
+        if not isinstance(num_timesteps, numbers.Integral) or num_timesteps < 2:
+            raise ValueError(
+                "`num_timesteps` must be an integer of at least 2. "
+                f"Received: num_timesteps={num_timesteps!r}"
+            )
+        if continuous and zero_terminal_snr:
+            raise ValueError(
+                "`zero_terminal_snr` is for timesteps and must be False where `continuous` is "
+                "True. Received: zero_terminal_snr=True, continuous=True"
+            )
+        self.continuous = bool(continuous)
+        for name, beta in (("start_beta", start_beta), ("end_beta", end_beta)):
+            setattr(self, name, None if beta is None else _number(name, beta, above=0, below=1))
+        # The standard ones, as rates, may exceed 1 for few timesteps: the product caps them.
+        standard_start, standard_end = (b * 1000 / num_timesteps for b in self.standard_betas)
+        start_beta = standard_start if start_beta is None else self.start_beta
+        end_beta = standard_end if end_beta is None else self.end_beta
+        if not start_beta < end_beta:
+            raise ValueError(
+                "`start_beta` must be below `end_beta`. "
+                f"Received: start_beta={start_beta}, end_beta={end_beta}"
+            )
+        self.start_root = start_beta ** (1 / self.power)
+        self.end_root = end_beta ** (1 / self.power)
+        betas = np.linspace(self.start_root, self.end_root, int(num_timesteps)) ** self.power
+        self.betas = np.minimum(betas, max(MAX_BETA, self.end_beta or 0))
+        super().__init__(np.cumsum(np.log1p(-self.betas)), zero_terminal_snr)
+        _check_apart("betas", self.levels)
+
+    def log_snr(self, diffusion_times):
+        if not self.continuous:
+            return super().log_snr(diffusion_times)
+        positions = times_to_timesteps(as_float(diffusion_times), self.num_timesteps) + 1
+        roots = self.start_root + (self.end_root - self.start_root) / self.num_timesteps * positions
+        # The mean of β so far, as the integral of root ** power divided by its length.
+        terms = [self.start_root**k * roots ** (self.power - k) for k in range(self.power + 1)]
+        exponents = positions * sum(terms) / len(terms)
+        return -exponents - ops.log(-ops.expm1(-exponents))
+
+    def diffusion_times(self, log_snr):
+        if not self.continuous:
+            return super().diffusion_times(log_snr)
+        exponents = ops.softplus(-as_float(log_snr))
+        rise, degree = (self.end_root - self.start_root) / self.num_timesteps, self.power + 1
+        roots = (self.start_root**degree + degree * rise * exponents) ** (1 / degree)
+        positions = (roots - self.start_root) / rise
+        return ops.clip(timesteps_to_times(positions - 1, self.num_timesteps), 0, 1)
+
+    def get_config(self):
+        return {
+            "num_timesteps": self.num_timesteps,
+            "start_beta": self.start_beta,
+            "end_beta": self.end_beta,
+            "continuous": self.continuous,
+            "zero_terminal_snr": self.zero_terminal_snr,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ScaledLinearBetaSchedule(LinearBetaSchedule):
+    """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with the square root of β linear in the timestep.
+
+    The schedule of latent diffusion and Stable Diffusion. The arguments are those of
+    `LinearBetaSchedule`, except that the betas for T = 1000 are 0.00085 and 0.012.
+
+    Example:
+
+    >>> schedule = keras_ddim.schedules.ScaledLinearBetaSchedule(zero_terminal_snr=True)
+    >>> schedule.rates(1.0)
+    (1.0, 0.0)
+
+    Reference:
+        [Rombach et al., 2022](https://arxiv.org/abs/2112.10752)
+    """
+
+    power = 2
+    standard_betas = (0.00085, 0.012)
+
+
+SCHEDULES = {
+    "cosine": CosineSchedule,
+    "improved_cosine": ImprovedCosineSchedule,
+    "karras": KarrasSchedule,
+    "linear_beta": LinearBetaSchedule,
+    "linear_variance": LinearVarianceSchedule,
+    "log_snr_linear": LogSNRLinearSchedule,
+    "scaled_linear_beta": ScaledLinearBetaSchedule,
+    "sigmoid": SigmoidSchedule,
+}
 
 
 def get(identifier):
@@ -149,3 +742,68 @@ def get(identifier):
         f"`schedule` must be a `keras_ddim.schedules.Schedule` or one of {sorted(SCHEDULES)}. "
         f"Received: schedule={identifier!r}"
     )
+
+
+# Arguments, checked
+
+
+def _number(name, value, above=-math.inf, below=math.inf, or_equal=False):
+    """`value` as a float between two bounds."""
+    allowed = "a finite number"
+    if above > -math.inf:
+        allowed += f" of at least {above}" if or_equal else f" above {above}"
+    if below < math.inf:
+        allowed += f"{' and' if above > -math.inf else ''} below {below}"
+    if (
+        not isinstance(value, numbers.Real)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not (above < value < below or (or_equal and value == above))
+    ):
+        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
+    return float(value)
+
+
+def _check_table(name, table):
+    """`table` as a float64 array whose entries are in range and in order."""
+    try:
+        table = np.array(ops.convert_to_numpy(table), "float64")
+    except (TypeError, ValueError):
+        table = np.empty((0, 0))
+    if table.ndim != 1 or len(table) < 2:
+        raise ValueError(
+            f"`{name}` must be a one-dimensional list of at least two numbers. "
+            f"Received: {name} of shape {table.shape}"
+        )
+    allowed = {
+        "betas": "above 0 and below 1",
+        "alphas_cumprod": "above 0 (the last may be 0) and below 1",
+        "sigmas": "positive and finite",
+    }[name]
+    # Negated, so that NaN, which compares as False, is caught.
+    wrong = ~((table > 0) & (table < (math.inf if name == "sigmas" else 1)))
+    if name == "alphas_cumprod" and table[-1] == 0:
+        wrong[-1] = False
+    if wrong.any():
+        i = np.flatnonzero(wrong)[0]
+        raise ValueError(f"`{name}` must be {allowed}. Received: {name}[{i}]={table[i]}")
+    steps = {"betas": 1, "alphas_cumprod": -1, "sigmas": 1}[name] * np.diff(table)
+    if name != "betas" and (steps <= 0).any():
+        i = np.flatnonzero(steps <= 0)[0]
+        raise ValueError(
+            f"`{name}` must be strictly {'increasing' if name == 'sigmas' else 'decreasing'}, from "
+            f"the least to the most noisy timestep. Received: {name}[{i}]={table[i]}, "
+            f"{name}[{i + 1}]={table[i + 1]}"
+        )
+    return table
+
+
+def _check_apart(name, levels):
+    """Neighbours must have different log-SNR in float32, or there would be no inverse."""
+    wrong = np.flatnonzero(~(np.diff(levels.astype("float32")) < 0))
+    if wrong.size:
+        i = wrong[0]
+        raise ValueError(
+            f"`{name}` must give each timestep a noise level of its own in float32. Received: "
+            f"entries {i} and {i + 1}, both of log-SNR {levels[i]:g}"
+        )

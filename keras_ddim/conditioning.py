@@ -1,0 +1,276 @@
+"""Conditioning: the number by which the network is told how noisy its input is.
+
+The network embeds one number in [0, 1] (see `keras_ddim.SinusoidalEmbedding`). A function of the
+noise level means the same under every schedule. A timestep means a noise level only under one
+schedule, the one of training; `Timestep` translates.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddim import schedules
+from keras_ddim.inputs import check_count
+from keras_ddim.schedules import PACKAGE, as_float, times_to_timesteps, timesteps_to_times
+
+# How far, in log-SNR, a level may be beyond a table's end: float32 rounding, and no more.
+TOLERANCE = 1e-3
+# How far from a timestep, as a part of all, a level still is that timestep's. float32 noise levels
+# are this coarse, so that strided timesteps come out of the translation as they went in.
+SNAP = 5e-7
+
+
+class Conditioning:
+    """One number in [0, 1] for each noise level.
+
+    Subclasses implement `__call__`, and `get_config` if their constructor takes arguments;
+    registered with `keras.saving.register_keras_serializable` they are saved inside the models
+    that use them.
+
+    Attributes:
+        num_timesteps: Number of timesteps that training draws from, or None if it draws from all
+            times in [0, 1).
+    """
+
+    num_timesteps = None
+
+    def __call__(self, log_snr, diffusion_times=None):
+        """The number that the network embeds.
+
+        Args:
+            log_snr: Noise level, such as (batch, 1, 1, 1).
+            diffusion_times: The times of these levels under the schedule in use, of the same
+                shape; only the untranslated `Timestep` looks at them.
+
+        Returns:
+            Float tensor, as `log_snr`.
+        """
+        raise NotImplementedError
+
+    def check(self, log_snr):
+        """Raises a `ValueError` if a level is one that the network can't be told of."""
+
+    def draw_times(self, shape, seed=None):
+        """Random times to train at, uniform in [0, 1).
+
+        Args:
+            shape: Shape of the result, such as (batch, 1, 1, 1).
+            seed: Integer or `keras.random.SeedGenerator`.
+
+        Returns:
+            float32 tensor of `shape`.
+        """
+        return keras.random.uniform(shape, seed=seed)
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NoiseVariance(Conditioning):
+    """`noise_variances = sigmoid(-log_snr)`, that is 1 − ᾱ.
+
+    Example:
+
+    >>> keras_ddim.conditioning.NoiseVariance()([-2.0, 0.0, 2.0])
+    [0.8808, 0.5, 0.1192]
+    """
+
+    def __call__(self, log_snr, diffusion_times=None):
+        return ops.sigmoid(-as_float(log_snr))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NoiseRate(Conditioning):
+    """`noise_rates = sqrt(sigmoid(-log_snr))`, that is sqrt(1 − ᾱ).
+
+    It resolves low noise better than the variance: near the data it falls as its square root.
+
+    Example:
+
+    >>> keras_ddim.conditioning.NoiseRate()([-2.0, 0.0, 2.0])
+    [0.9385, 0.7071, 0.3452]
+
+    Reference:
+        [Chen et al., 2020, WaveGrad](https://arxiv.org/abs/2009.00713), which conditions on the
+        signal rate
+    """
+
+    def __call__(self, log_snr, diffusion_times=None):
+        return ops.sqrt(ops.sigmoid(-as_float(log_snr)))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LogSNR(Conditioning):
+    """`(max_log_snr - log_snr) / (max_log_snr - min_log_snr)`, clipped to [0, 1].
+
+    All levels are resolved equally well, at both ends. The embedding's frequencies of 1 to 1000
+    suit numbers in [0, 1]: over 30 units of log-SNR they have periods of 30 to 0.03.
+
+    Args:
+        min_log_snr: The level told as 1; noisier ones are told as the same. Defaults to -15.0.
+        max_log_snr: The level told as 0; cleaner ones are told as the same. Defaults to 15.0.
+
+    Raises:
+        ValueError: If the two are not finite or not increasing.
+
+    Example:
+
+    >>> keras_ddim.conditioning.LogSNR()([-15.0, 0.0, 15.0])
+    [1.0, 0.5, 0.0]
+
+    Reference:
+        [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
+    """
+
+    def __init__(self, min_log_snr=-15.0, max_log_snr=15.0):
+        if not -np.inf < min_log_snr < max_log_snr < np.inf:
+            raise ValueError(
+                "`min_log_snr` must be below `max_log_snr`, both finite. Received: "
+                f"min_log_snr={min_log_snr}, max_log_snr={max_log_snr}"
+            )
+        self.min_log_snr = float(min_log_snr)
+        self.max_log_snr = float(max_log_snr)
+
+    def __call__(self, log_snr, diffusion_times=None):
+        spread = self.max_log_snr - self.min_log_snr
+        return ops.clip((self.max_log_snr - as_float(log_snr)) / spread, 0, 1)
+
+    def get_config(self):
+        return {"min_log_snr": self.min_log_snr, "max_log_snr": self.max_log_snr}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Timestep(Conditioning):
+    """`timesteps / num_timesteps`, of the timesteps 0..T − 1 that have the level in training.
+
+    Translated, the timestep follows from the noise level alone, `timesteps = (T - 1) *
+    schedule.diffusion_times(log_snr)`, so that a model trained with timesteps can be sampled under
+    any schedule within the range of its own. Untranslated, the time under the schedule in use is
+    passed on, `timesteps = (T - 1) * diffusion_times`: the same under the training schedule, and
+    a wrong noise level under any other.
+
+    Args:
+        schedule: The `keras_ddim.schedules.Schedule` of training, or its name.
+        num_timesteps: T, at least 2. Defaults to 4000. Timestep i is time i / (T − 1), whatever
+            number of timesteps `schedule` itself is defined by.
+        rounded: Whether to round to the nearest timestep. Defaults to False: fractions stay, but
+            for those closer to a timestep than float32 noise levels resolve, 5e-7 T.
+        translate: Whether to translate noise levels. Defaults to True.
+
+    Raises:
+        ValueError: If `schedule` is not a schedule or `num_timesteps` not an integer of at least 2.
+
+    Example:
+
+    >>> schedule = keras_ddim.schedules.LogSNRLinearSchedule(start_log_snr=8, end_log_snr=-8)
+    >>> conditioning = keras_ddim.conditioning.Timestep(schedule, num_timesteps=1001)
+    >>> conditioning.timesteps([8.0, 0.0, -8.0])
+    [0.0, 500.0, 1000.0]
+
+    Reference:
+        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for the translation
+        [Karras et al., 2022](https://arxiv.org/abs/2206.00364), table 1, c_noise of "VP"
+    """
+
+    def __init__(self, schedule, num_timesteps=4000, rounded=False, translate=True):
+        if schedule is None:
+            raise ValueError("`schedule` must be the training schedule. Received: schedule=None")
+        self.schedule = schedules.get(schedule)
+        self.num_timesteps = check_count("num_timesteps", num_timesteps)
+        if self.num_timesteps < 2:
+            raise ValueError(
+                f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"
+            )
+        self.rounded = bool(rounded)
+        self.translate = bool(translate)
+
+    def __call__(self, log_snr, diffusion_times=None):
+        return self.timesteps(log_snr, diffusion_times) / self.num_timesteps
+
+    def timesteps(self, log_snr, diffusion_times=None):
+        """The timesteps in 0..T − 1, as floats; levels beyond the ends give the nearest end."""
+        if self.translate:
+            diffusion_times = self.schedule.diffusion_times(as_float(log_snr))
+        elif diffusion_times is None:
+            raise ValueError(
+                "`diffusion_times` must be given where `translate` is False. "
+                "Received: diffusion_times=None"
+            )
+        times = ops.clip(as_float(diffusion_times), 0, 1)
+        timesteps = times_to_timesteps(times, self.num_timesteps)
+        nearest = ops.round(timesteps)
+        if self.rounded:
+            return nearest
+        is_near = ops.abs(timesteps - nearest) < SNAP * self.num_timesteps
+        return ops.where(is_near, nearest, timesteps)
+
+    def check(self, log_snr):
+        """Raises a `ValueError` if a level is one that no timestep has, and says how far it is."""
+        if not self.translate:
+            return
+        levels = np.asarray(ops.convert_to_numpy(log_snr), "float64").ravel()
+        ends = self.schedule.log_snr(np.array([0.0, 1.0]))
+        start, end = ops.convert_to_numpy(ends).astype("float64")
+        with np.errstate(invalid="ignore"):  # equal infinities are no distance apart, not NaN
+            too_clean = np.where(levels > start, levels - start, 0.0)
+            too_noisy = np.where(levels < end, end - levels, 0.0)
+        excess = np.maximum(too_clean, too_noisy)
+        if np.max(excess) <= TOLERANCE:
+            return
+        worst = np.argmax(excess)
+        if too_clean[worst] > too_noisy[worst]:
+            side = f"cleaner than timestep 0, the first of {self.num_timesteps}"
+        else:
+            last = self.num_timesteps - 1
+            side = f"noisier than timestep {last}, the last of {self.num_timesteps}"
+        raise ValueError(
+            "`log_snr` must be noise levels that the timesteps have under the training schedule, "
+            f"{type(self.schedule).__name__}, from {end:.4g} to {start:.4g}. Received: "
+            f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side}"
+        )
+
+    def draw_times(self, shape, seed=None):
+        """Random times to train at: those of integer timesteps, uniform in 0..T − 1."""
+        timesteps = keras.random.randint(shape, 0, self.num_timesteps, seed=seed)
+        return timesteps_to_times(ops.cast(timesteps, "float32"), self.num_timesteps)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "num_timesteps": self.num_timesteps,
+            "rounded": self.rounded,
+            "translate": self.translate,
+        }
+
+
+CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": NoiseVariance}
+
+
+def get(identifier):
+    """The conditioning that `identifier` names.
+
+    Args:
+        identifier: `None` (`NoiseVariance()`), one of the names in `CONDITIONINGS`, a serialized
+            conditioning (dict) or a `Conditioning`.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if identifier is None:
+        return NoiseVariance()
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, str) and identifier in CONDITIONINGS:
+        return CONDITIONINGS[identifier]()
+    if isinstance(identifier, Conditioning):
+        return identifier
+    raise ValueError(
+        "`conditioning` must be a `keras_ddim.conditioning.Conditioning`, such as "
+        f"`Timestep(schedule)`, or one of {sorted(CONDITIONINGS)}. "
+        f"Received: conditioning={identifier!r}"
+    )

@@ -1,0 +1,314 @@
+"""Lists of times: the diffusion times to visit, from noise to data, for `generate`.
+
+Each helper returns a float64 NumPy array (steps,). The network is evaluated once at each time;
+the level after the last is that of time 0. A list that ends above 0 therefore has its last step
+lead to the data, one that ends at 0 has its last evaluation there.
+
+```python
+model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
+```
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_ddim import schedules
+from keras_ddim.inputs import check_count
+from keras_ddim.schedules import timesteps_to_times
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+# Stand-in for an infinite log-SNR at the end of a schedule, where a finite one is needed: signal
+# or noise are then a 22,000th of the other.
+LARGEST_LOG_SNR = 20.0
+# How far, in log-SNR, a given level may be from the schedule's end it is meant to be: the
+# rounding of a float32 noise variance next to 1.
+TOLERANCE = 0.01
+
+
+# Lists by time
+
+
+def uniform(num_steps):
+    """`t = 1, 1 - 1/n, ..., 1/n`: the same step in time throughout.
+
+    Args:
+        num_steps: n, at least 1.
+
+    Returns:
+        The times, (num_steps,).
+
+    Raises:
+        ValueError: If `num_steps` is not an integer of at least 1.
+
+    Example:
+
+    >>> keras_ddim.times.uniform(4)
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    num_steps = check_count("num_steps", num_steps)
+    return 1.0 - np.arange(num_steps) / num_steps
+
+
+def quadratic(num_steps):
+    """`t = 1, (1 - 1/n)², ..., (1/n)²`: smaller steps towards the data.
+
+    Args:
+        num_steps: n, at least 1.
+
+    Returns:
+        The times, (num_steps,).
+
+    Raises:
+        ValueError: If `num_steps` is not an integer of at least 1.
+
+    Example:
+
+    >>> keras_ddim.times.quadratic(4)
+    [1.0, 0.5625, 0.25, 0.0625]
+
+    Reference:
+        [Song et al., 2020](https://arxiv.org/abs/2010.02502), appendix D.2
+    """
+    return uniform(num_steps) ** 2
+
+
+def timesteps(num_steps, num_timesteps, spacing="leading"):
+    """n of T timesteps: `t = i / (T - 1)` for strided timesteps i, the noisiest first.
+
+    Of the timesteps 0, ..., T - 1 are visited
+
+    - "leading": multiples of `T // n`, from 0 (DDPM, DDIM); never visits the noisiest timestep.
+    - "linspace": n evenly spaced, both ends included (Improved DDPM).
+    - "trailing": multiples of `T / n`, less one, down from T - 1 (DPM); never visits the cleanest.
+
+    Args:
+        num_steps: n, from 1 to `num_timesteps`.
+        num_timesteps: T, the number of timesteps of the schedule, at least 2.
+        spacing: One of the three. Defaults to "leading".
+
+    Returns:
+        The times, (num_steps,), in the convention of `keras_ddim.schedules`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    >>> 999 * keras_ddim.times.timesteps(5, num_timesteps=1000, spacing="trailing")
+    [999.0, 799.0, 599.0, 399.0, 199.0]
+
+    Reference:
+        [Lin et al., 2023](https://arxiv.org/abs/2305.08891), table 2, whose timesteps count from 1
+    """
+    num_steps = check_count("num_steps", num_steps)
+    num_timesteps = check_count("num_timesteps", num_timesteps)
+    if num_timesteps < 2 or num_steps > num_timesteps:
+        raise ValueError(
+            "`num_timesteps` must be at least 2 and no fewer than `num_steps`. "
+            f"Received: num_timesteps={num_timesteps}, num_steps={num_steps}"
+        )
+    if spacing not in SPACINGS:
+        raise ValueError(f"`spacing` must be one of {SPACINGS}. Received: spacing={spacing!r}")
+    last = num_timesteps - 1
+    if spacing == "leading":
+        indices = np.arange(num_steps)[::-1] * (num_timesteps // num_steps)
+    elif spacing == "linspace":
+        indices = np.round(np.linspace(last, 0, num_steps))
+    else:
+        indices = np.round(num_timesteps * uniform(num_steps)) - 1
+    return timesteps_to_times(indices, num_timesteps)
+
+
+# Lists by noise level
+
+
+def uniform_log_snr(num_steps, schedule):
+    """Times at which log-SNR is evenly spaced, from time 1 on and short of time 0.
+
+    Args:
+        num_steps: Number of times, at least 1.
+        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
+
+    Returns:
+        The times, (num_steps,), the first of them 1. Where the schedule's end is infinite, the
+        spacing is that of an end at ±20.
+
+    Raises:
+        ValueError: If `num_steps` is not an integer of at least 1, or `schedule` not a schedule.
+
+    Example:
+
+    >>> keras_ddim.times.uniform_log_snr(4, "log_snr_linear")
+    [1.0, 0.75, 0.5, 0.25]
+
+    Reference:
+        [Lu et al., 2022, DPM-Solver](https://arxiv.org/abs/2206.00927)
+    """
+    num_steps = check_count("num_steps", num_steps)
+    schedule = schedules.get(schedule)
+    start, end = _ends(schedule)
+    times = _times_at(np.linspace(end, start, num_steps + 1)[:-1], schedule)
+    times[0] = 1.0
+    return times
+
+
+def karras(num_steps, schedule, rho=7.0):
+    """Times of `σᵢ = (σ_max^(1/ρ) + i / (n - 1) * (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ`.
+
+    σ is `noise_rates / signal_rates`; σ_max and σ_min are those of the schedule at times 1 and 0,
+    and both are visited.
+
+    Args:
+        num_steps: n, at least 1.
+        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
+        rho: Exponent, positive; the larger, the smaller the steps towards the data. Defaults to
+            7.0.
+
+    Returns:
+        The times, (num_steps,), the first of them 1. Where the schedule's end is infinite, σ is
+        that of log-SNR ±20.
+
+    Raises:
+        ValueError: If `num_steps` is not an integer of at least 1, `schedule` not a schedule or
+            `rho` not positive.
+
+    Example:
+
+    >>> keras_ddim.times.karras(5, keras_ddim.schedules.KarrasSchedule())
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+
+    Reference:
+        [Karras et al., 2022](https://arxiv.org/abs/2206.00364), eq. 5
+    """
+    num_steps = check_count("num_steps", num_steps)
+    schedule = schedules.get(schedule)
+    if not 0 < rho < math.inf:
+        raise ValueError(f"`rho` must be a positive finite number. Received: rho={rho!r}")
+    start_root, end_root = np.exp(_ends(schedule) / (-2 * rho))
+    times = _times_at(-2 * rho * np.log(np.linspace(end_root, start_root, num_steps)), schedule)
+    times[0] = 1.0
+    return times
+
+
+# Lists given as levels
+
+
+def from_log_snr(log_snr, schedule):
+    """Times at which `schedule` has the given log-SNR.
+
+    Args:
+        log_snr: List or array of log(ᾱ / (1 − ᾱ)), in any order.
+        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
+
+    Returns:
+        The times, in the order of the levels.
+
+    Raises:
+        ValueError: If a level is NaN or one that the schedule never reaches.
+
+    Example:
+
+    >>> keras_ddim.times.from_log_snr([-7.5, 0.0, 5.0], "log_snr_linear")
+    [1.0, 0.4, 0.0]
+    """
+    values = _check_values("log_snr", log_snr, -math.inf, math.inf)
+    return _times_of("log_snr", values, values, schedule)
+
+
+def from_noise_variances(noise_variances, schedule):
+    """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`.
+
+    Args:
+        noise_variances: List or array of variances in [0, 1], in any order.
+        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
+
+    Returns:
+        The times, in the order of the levels.
+
+    Raises:
+        ValueError: If a variance is not in [0, 1], or one that the schedule never reaches.
+
+    Example:
+
+    >>> keras_ddim.times.from_noise_variances([0.9, 0.5, 0.1], "linear_variance")
+    [0.9, 0.5, 0.1]
+    """
+    values = _check_values("noise_variances", noise_variances, 0.0, 1.0)
+    with np.errstate(divide="ignore"):  # infinities are meant
+        log_snr = np.log1p(-values) - np.log(values)
+    return _times_of("noise_variances", values, log_snr, schedule)
+
+
+def from_sigmas(sigmas, schedule):
+    """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`.
+
+    Args:
+        sigmas: List or array of ratios of at least 0, in any order.
+        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
+
+    Returns:
+        The times, in the order of the levels.
+
+    Raises:
+        ValueError: If a σ is negative or NaN, or one that the schedule never reaches.
+
+    Example:
+
+    >>> keras_ddim.times.from_sigmas([80.0, 0.002], "karras")
+    [1.0, 0.0]
+    """
+    values = _check_values("sigmas", sigmas, 0.0, math.inf)
+    with np.errstate(divide="ignore"):  # infinities are meant
+        log_snr = -2 * np.log(values)
+    return _times_of("sigmas", values, log_snr, schedule)
+
+
+def _check_values(name, values, low, high):
+    """`values` as a float64 array (steps,), all of them from `low` to `high`."""
+    try:
+        values = np.array(keras.ops.convert_to_numpy(values), "float64")
+    except (TypeError, ValueError):
+        values = np.empty((0, 0))
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(
+            f"`{name}` must be a one-dimensional list of at least one number. "
+            f"Received: {name} of shape {values.shape}"
+        )
+    wrong = np.flatnonzero(~((values >= low) & (values <= high)))
+    if wrong.size:
+        i = wrong[0]
+        raise ValueError(f"`{name}` must be in [{low}, {high}]. Received: {name}[{i}]={values[i]}")
+    return values
+
+
+def _times_of(name, values, log_snr, schedule):
+    """Times of levels that the schedule must reach."""
+    schedule = schedules.get(schedule)
+    start, end = _log_snr_at([0.0, 1.0], schedule)
+    wrong = np.flatnonzero((log_snr > start + TOLERANCE) | (log_snr < end - TOLERANCE))
+    if wrong.size:
+        i = wrong[0]
+        raise ValueError(
+            f"`{name}` must be levels that {type(schedule).__name__} reaches, of log-SNR "
+            f"{end:.6g} to {start:.6g}. Received: {name}[{i}]={values[i]:.6g}, of log-SNR "
+            f"{log_snr[i]:.6g}, {max(log_snr[i] - start, end - log_snr[i]):.3g} beyond"
+        )
+    return _times_at(log_snr, schedule)
+
+
+def _times_at(log_snr, schedule):
+    times = keras.ops.convert_to_numpy(schedule.diffusion_times(np.asarray(log_snr, "float64")))
+    return np.clip(times.astype("float64"), 0.0, 1.0)
+
+
+def _log_snr_at(times, schedule):
+    log_snr = schedule.log_snr(np.asarray(times, "float64"))
+    return keras.ops.convert_to_numpy(log_snr).astype("float64")
+
+
+def _ends(schedule):
+    """Log-SNR at times 0 and 1, infinities replaced."""
+    return np.clip(_log_snr_at([0.0, 1.0], schedule), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)

@@ -1,0 +1,205 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import ops
+
+from keras_ddim import conditioning, times
+from keras_ddim.conditioning import Conditioning, LogSNR, NoiseRate, NoiseVariance, Timestep
+from keras_ddim.schedules import (
+    CosineSchedule,
+    LinearBetaSchedule,
+    LogSNRLinearSchedule,
+    Schedule,
+    TableSchedule,
+)
+
+
+@keras.saving.register_keras_serializable("tests")
+class SteepSchedule(Schedule):
+    def log_snr(self, diffusion_times):
+        return 9.0 - 20.0 * diffusion_times
+
+
+LINEAR = LinearBetaSchedule(num_timesteps=4000)
+PARTS = {
+    "noise_variance": NoiseVariance(),
+    "noise_rate": NoiseRate(),
+    "log_snr": LogSNR(min_log_snr=-12, max_log_snr=12),
+    "timestep": Timestep(LINEAR),
+    "timestep_rounded": Timestep("cosine", num_timesteps=100, rounded=True),
+    "timestep_untranslated": Timestep(LINEAR, translate=False),
+    "timestep_zero_terminal": Timestep(LinearBetaSchedule(zero_terminal_snr=True), 1000),
+    "timestep_table": Timestep(TableSchedule(sigmas=[0.1, 1.0, 20.0]), 3),
+    "timestep_user": Timestep(SteepSchedule(), 500),
+}
+each = pytest.mark.parametrize("name", PARTS)
+levels = arrays("float32", 30, elements=st.floats(-100, 100, width=32) | st.just(-math.inf))
+
+
+def numpy(values):
+    return ops.convert_to_numpy(values)
+
+
+@each
+@settings(deadline=None, max_examples=10)
+@given(log_snr=levels)
+def test_numbers_are_in_range_and_grow_with_the_noise(name, log_snr):
+    log_snr = np.sort(log_snr)[::-1].reshape(-1, 1, 1, 1)
+    diffusion_times = np.linspace(0, 1, len(log_snr), dtype="float32").reshape(log_snr.shape)
+    numbers = numpy(PARTS[name](log_snr, diffusion_times))
+    assert numbers.dtype == np.float32 and numbers.shape == log_snr.shape
+    assert numbers.min() >= 0 and numbers.max() <= 1
+    # The bisection of a user's schedule may be off by its last digit.
+    assert (np.diff(numbers.ravel()) >= -1e-6).all()
+
+
+@each
+def test_serialization(name):
+    part = PARTS[name]
+    restored = conditioning.get(json.loads(json.dumps(keras.saving.serialize_keras_object(part))))
+    assert type(restored) is type(part) and restored.get_config() == part.get_config()
+    log_snr = np.linspace(5, -5, 20, dtype="float32").reshape(-1, 1, 1, 1)
+    diffusion_times = np.linspace(0, 1, 20, dtype="float32").reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(
+        numpy(restored(log_snr, diffusion_times)), numpy(part(log_snr, diffusion_times))
+    )
+
+
+def test_formulas():
+    log_snr = np.array([-3.0, 0.0, 3.0], "float32")
+    variances = 1 / (1 + np.exp(log_snr))
+    np.testing.assert_allclose(NoiseVariance()(log_snr), variances, rtol=1e-6)
+    np.testing.assert_allclose(NoiseRate()(log_snr), np.sqrt(variances), rtol=1e-6)
+    np.testing.assert_allclose(LogSNR()(log_snr), [0.6, 0.5, 0.4], rtol=1e-6)
+
+
+# Timesteps
+
+
+@pytest.mark.parametrize("num_timesteps", [10, 1000, 4000])
+@settings(deadline=None, max_examples=10)
+@given(diffusion_times=arrays("float32", 50, elements=st.floats(0, 1, width=32)))
+def test_translation_changes_nothing_under_the_training_schedule(num_timesteps, diffusion_times):
+    schedule = LinearBetaSchedule(num_timesteps)
+    log_snr = schedule.log_snr(diffusion_times)
+    for rounded in (False, True):
+        translated = Timestep(schedule, num_timesteps, rounded)
+        untranslated = Timestep(schedule, num_timesteps, rounded, translate=False)
+        difference = np.abs(
+            numpy(translated.timesteps(log_snr, diffusion_times))
+            - numpy(untranslated.timesteps(log_snr, diffusion_times))
+        )
+        if rounded:
+            # Halfway between two timesteps, the last digit decides.
+            halfway = np.abs(diffusion_times.astype("float64") * (num_timesteps - 1) % 1 - 0.5)
+            difference = difference[halfway > 1e-2]
+        assert (difference <= 1e-6 * num_timesteps).all()
+
+
+@pytest.mark.parametrize("spacing", times.SPACINGS)
+@pytest.mark.parametrize("num_timesteps", [1000, 4000])
+def test_strided_timesteps_are_bit_equal_with_and_without_translation(num_timesteps, spacing):
+    schedule = LinearBetaSchedule(num_timesteps)
+    for num_steps in (20, 200, num_timesteps):
+        diffusion_times = times.timesteps(num_steps, num_timesteps, spacing)
+        log_snr = numpy(schedule.log_snr(diffusion_times)).astype("float32")
+        diffusion_times = diffusion_times.astype("float32")
+        parts = [Timestep(schedule, num_timesteps, translate=t) for t in (True, False)]
+        translated, untranslated = (numpy(part(log_snr, diffusion_times)) for part in parts)
+        np.testing.assert_array_equal(translated, untranslated)
+
+
+def test_every_timestep_comes_back_from_its_level():
+    timesteps = np.arange(4000, dtype="float32")
+    log_snr = LINEAR.levels.astype("float32")
+    np.testing.assert_array_equal(Timestep(LINEAR).timesteps(log_snr), timesteps)
+    np.testing.assert_array_equal(Timestep(LINEAR)(log_snr), timesteps / 4000)
+
+
+def test_untranslated_timesteps_are_those_of_another_noise_level():
+    """Under another schedule the same time is another level; only the translation notices."""
+    other, diffusion_times = CosineSchedule(), np.linspace(0, 1, 11, dtype="float32")
+    log_snr = other.log_snr(diffusion_times)
+    translated = Timestep(LINEAR).timesteps(log_snr, diffusion_times)
+    told = LINEAR.log_snr(translated / 3999)
+    np.testing.assert_allclose(told, log_snr, rtol=0, atol=1e-2)
+    untranslated = Timestep(LINEAR, translate=False).timesteps(log_snr, diffusion_times)
+    np.testing.assert_allclose(untranslated, 3999 * diffusion_times, rtol=1e-6)
+    assert np.abs(numpy(translated) - numpy(untranslated)).max() > 500
+
+
+def test_timesteps_between_two_of_them():
+    schedule = LogSNRLinearSchedule(8, -8)
+    assert float(Timestep(schedule, 11).timesteps(0.4)) == pytest.approx(4.75)
+    assert float(Timestep(schedule, 11, rounded=True).timesteps(0.4)) == 5
+    assert float(Timestep(schedule, 11).timesteps(4e-6)) == 5
+
+
+def test_levels_beyond_the_table_are_clamped_in_the_network_and_refused_by_check():
+    part = Timestep(LINEAR)
+    np.testing.assert_array_equal(part.timesteps([40.0, -40.0, -math.inf]), [0, 3999, 3999])
+    start, end = LINEAR.levels[[0, -1]]
+    part.check(LINEAR.levels.astype("float32"))
+    part.check(np.array([start, end, 0.0]).reshape(-1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"-12, by 1\.93 noisier than timestep 3999, the last of"):
+        part.check(np.array([0.0, -12.0, -11.0]))
+    with pytest.raises(ValueError, match=r"12, by 1\.4 cleaner than timestep 0, the first of"):
+        part.check([12.0])
+    with pytest.raises(ValueError, match="-inf, by inf noisier"):
+        part.check([-math.inf])
+    # A schedule without signal at its end has that level, and no limit is set untranslated.
+    PARTS["timestep_zero_terminal"].check([-math.inf, 0.0])
+    PARTS["timestep_untranslated"].check([-math.inf, 40.0])
+    for name in ("noise_variance", "noise_rate", "log_snr"):
+        PARTS[name].check([-math.inf, 40.0])
+
+
+@pytest.mark.parametrize("name", ["noise_variance", "timestep_table", "timestep"])
+def test_times_to_train_at(name):
+    part = PARTS[name]
+    drawn = numpy(part.draw_times((2000, 1, 1, 1), seed=0))
+    assert drawn.shape == (2000, 1, 1, 1) and drawn.dtype == np.float32
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.05)
+    if part.num_timesteps is not None:
+        timesteps = drawn * (part.num_timesteps - 1)
+        np.testing.assert_allclose(timesteps, np.round(timesteps), rtol=0, atol=1e-3)
+    if part.num_timesteps == 3:
+        assert set(np.round(2 * drawn).ravel()) == {0, 1, 2}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (LogSNR, (3.0, 2.0), "min_log_snr=3.0, max_log_snr=2.0"),
+        (LogSNR, (math.nan,), "min_log_snr=nan"),
+        (Timestep, (None,), "training schedule"),
+        (Timestep, ("nothing",), "schedule='nothing'"),
+        (Timestep, ("cosine", 1), "at least 2. Received: num_timesteps=1"),
+        (Timestep, ("cosine", 10.5), "num_timesteps=10.5"),
+        (PARTS["timestep_untranslated"], (0.0,), "`diffusion_times` must be given"),
+        (conditioning.get, ("timestep",), "conditioning='timestep'"),
+        (conditioning.get, (3,), "conditioning=3"),
+    ],
+)
+def test_errors(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
+
+
+def test_get():
+    assert isinstance(conditioning.get(None), NoiseVariance)
+    assert isinstance(conditioning.get("log_snr"), LogSNR)
+    part = PARTS["timestep"]
+    assert conditioning.get(part) is part
+    assert isinstance(part, Conditioning) and part.num_timesteps == 4000
+    assert conditioning.get("noise_rate").num_timesteps is None

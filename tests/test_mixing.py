@@ -1,0 +1,171 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_ddim.mixing import (
+    PREDICTION_TYPES,
+    WEIGHTINGS,
+    loss_weights,
+    mix,
+    separate,
+    target,
+)
+from keras_ddim.schedules import rates
+
+types = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+each_level = st.floats(-15, 15)
+
+
+def draw(seed, log_snr):
+    generator = np.random.default_rng(seed)
+    images, noises = generator.standard_normal((2, 3, 4, 4, 1)).astype("float32")
+    return images, noises, [np.asarray(rate, "float32") for rate in rates(log_snr)]
+
+
+@types
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), log_snr=each_level)
+def test_separate_undoes_mix(prediction_type, seed, log_snr):
+    images, noises, (noise_rate, signal_rate) = draw(seed, log_snr)
+    noisy_images = mix(images, noises, noise_rate, signal_rate)
+    prediction = target(images, noises, noise_rate, signal_rate, prediction_type)
+    pred_noises, pred_images = separate(
+        noisy_images, prediction, noise_rate, signal_rate, prediction_type
+    )
+    # Rounding, in units of what there is of the component in the mixture.
+    np.testing.assert_allclose(pred_images, images, rtol=0, atol=3e-6 / signal_rate)
+    np.testing.assert_allclose(pred_noises, noises, rtol=0, atol=3e-6 / noise_rate)
+    remixed = mix(pred_images, pred_noises, noise_rate, signal_rate)
+    np.testing.assert_allclose(remixed, noisy_images, rtol=0, atol=1e-5)
+
+
+@types
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), log_snr=st.floats(-6, 6))
+def test_all_three_predictions_say_the_same(prediction_type, seed, log_snr):
+    """A wrong prediction, put in the words of either type, is the same wrong separation."""
+    _, noisy_images, (noise_rate, signal_rate) = draw(seed, log_snr)
+    prediction = np.random.default_rng(seed + 1).standard_normal(noisy_images.shape, "float32")
+    expected = separate(noisy_images, prediction, noise_rate, signal_rate)
+    restated = target(expected[1], expected[0], noise_rate, signal_rate, prediction_type)
+    separated = separate(noisy_images, restated, noise_rate, signal_rate, prediction_type)
+    for component, wanted in zip(separated, expected):
+        np.testing.assert_allclose(component, wanted, rtol=1e-4, atol=1e-3)
+
+
+@types
+@pytest.mark.parametrize("log_snr", [-math.inf, -100.0, -33.0, 33.0, 100.0, math.inf])
+def test_no_level_divides_by_zero(prediction_type, log_snr):
+    images, noises, (noise_rate, signal_rate) = draw(0, log_snr)
+    prediction = target(images, noises, noise_rate, signal_rate, prediction_type)
+    noisy_images = mix(images, noises, noise_rate, signal_rate)
+    # A network that is off, too.
+    for off in (0.0, 0.5):
+        components = separate(
+            noisy_images, prediction + off, noise_rate, signal_rate, prediction_type
+        )
+        assert np.isfinite(np.asarray(components)).all()
+        assert np.abs(np.asarray(components)).max() < 10
+    # The component that is all there is comes back.
+    known, component = (images, 1) if log_snr > 0 else (noises, 0)
+    separated = separate(noisy_images, prediction, noise_rate, signal_rate, prediction_type)
+    np.testing.assert_allclose(separated[component], known, atol=1e-6)
+
+
+def test_ordinary_levels_are_divided_as_they_are():
+    images, noises, (noise_rates, signal_rates) = draw(1, np.array([-31.0, -7.5, 31.0]))
+    noise_rates, signal_rates = (rate.reshape(3, 1, 1, 1) for rate in (noise_rates, signal_rates))
+    expected = (images - noise_rates * noises) / signal_rates
+    np.testing.assert_array_equal(separate(images, noises, noise_rates, signal_rates)[1], expected)
+    expected = (images - signal_rates * noises) / noise_rates
+    separated = separate(images, noises, noise_rates, signal_rates, "image")[0]
+    np.testing.assert_array_equal(separated, expected)
+
+
+def test_components_without_a_rate_are_taken_for_their_mean():
+    images, noises, _ = draw(2, 0.0)
+    noise_rates = np.array([1.0, 0.6, 0.0], "float32").reshape(3, 1, 1, 1)
+    signal_rates = np.array([0.0, 0.8, 1.0], "float32").reshape(3, 1, 1, 1)
+    pred_images = np.asarray(separate(images, noises, noise_rates, signal_rates)[1])
+    assert (pred_images[0] == 0).all() and (pred_images[1:] != 0).all()
+    pred_noises = np.asarray(separate(images, noises, noise_rates, signal_rates, "image")[0])
+    assert (pred_noises[2] == 0).all() and (pred_noises[:2] != 0).all()
+
+
+def test_separates_noise_by_default_and_in_both_precisions():
+    images, noises, (noise_rate, signal_rate) = draw(3, 1.0)
+    pred_noises, _ = separate(images, noises, noise_rate, signal_rate)
+    assert pred_noises is noises
+    doubles = [np.asarray(x, "float64") for x in (images, noises, noise_rate, signal_rate)]
+    for prediction_type in PREDICTION_TYPES:
+        for component in separate(*doubles, prediction_type):
+            assert np.asarray(component).dtype == np.float64
+
+
+# Loss weights
+
+
+@types
+@pytest.mark.parametrize("weighting", ["noise", "image", "velocity"])
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), log_snr=st.floats(-8, 8))
+def test_weights_turn_one_squared_error_into_another(prediction_type, weighting, seed, log_snr):
+    """Measured on random wrong separations, not taken from the formulas."""
+    generator = np.random.default_rng(seed)
+    images, pred_images, noisy_images = generator.standard_normal((3, 50))
+    noise_rate, signal_rate = map(float, rates(np.array(log_snr)))
+
+    def squared_error(quantity):
+        stated = []
+        for image in (images, pred_images):
+            noise = (noisy_images - signal_rate * image) / noise_rate
+            stated.append(np.asarray(target(image, noise, noise_rate, signal_rate, quantity)))
+        return np.mean((stated[0] - stated[1]) ** 2)
+
+    weight = float(loss_weights(log_snr, prediction_type, weighting))
+    np.testing.assert_allclose(
+        weight * squared_error(prediction_type), squared_error(weighting), rtol=1e-4
+    )
+
+
+@types
+def test_truncated_and_min_snr(prediction_type):
+    log_snr = np.array([-3.0, -0.5, 0.5, 3.0])
+    snr = np.exp(log_snr)
+    error = {"image": 1, "noise": snr, "velocity": 1 + snr}[prediction_type]
+    truncated = loss_weights(log_snr, prediction_type, "truncated_snr")
+    np.testing.assert_allclose(truncated, np.maximum(snr, 1) / error, rtol=1e-6)
+    for gamma in (5.0, 1.0):
+        limited = loss_weights(log_snr, prediction_type, "min_snr", gamma)
+        np.testing.assert_allclose(limited, np.minimum(snr, gamma) / error, rtol=1e-6)
+
+
+@types
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_weights_are_finite_and_shaped_as_the_levels(prediction_type, weighting):
+    log_snr = np.array([-np.inf, -1e30, -100, -10, 0, 10, 100, 1e30, np.inf], "float32")
+    log_snr = log_snr.reshape(-1, 1, 1, 1)
+    weights = ops.convert_to_numpy(loss_weights(log_snr, prediction_type, weighting))
+    assert weights.shape == log_snr.shape and weights.dtype == np.float32
+    assert np.isfinite(weights).all() and (weights > 0).all()
+    if weighting in (None, prediction_type):
+        assert (weights == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: separate(0.0, 0.0, 0.6, 0.8, "eps"), "prediction_type='eps'"),
+        (lambda: target(0.0, 0.0, 0.6, 0.8, None), "prediction_type=None"),
+        (lambda: loss_weights(0.0, "score"), "prediction_type='score'"),
+        (lambda: loss_weights(0.0, "noise", "snr"), "weighting='snr'"),
+        (lambda: loss_weights(0.0, "noise", "min_snr", gamma=0), "gamma=0"),
+    ],
+)
+def test_errors(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()

@@ -1,0 +1,403 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import ops
+
+from keras_ddim import schedules
+from keras_ddim.schedules import (
+    CosineSchedule,
+    ImprovedCosineSchedule,
+    KarrasSchedule,
+    LinearBetaSchedule,
+    LinearVarianceSchedule,
+    LogSNRLinearSchedule,
+    ScaledLinearBetaSchedule,
+    Schedule,
+    SigmoidSchedule,
+    TableSchedule,
+)
+
+
+@keras.saving.register_keras_serializable("tests")
+class StraightSchedule(Schedule):
+    def log_snr(self, diffusion_times):
+        return 8.0 - 16.0 * diffusion_times
+
+
+@keras.saving.register_keras_serializable("tests")
+class InfiniteSchedule(Schedule):
+    """Noise variance linear in time, infinite at both ends, its inverse left to bisection."""
+
+    def log_snr(self, diffusion_times):
+        return ops.log(1 - diffusion_times) - ops.log(diffusion_times)
+
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+PARTS = {
+    **{name: schedule() for name, schedule in schedules.SCHEDULES.items()},
+    "user": StraightSchedule(),
+    "user_infinite": InfiniteSchedule(),
+    "improved_cosine_without_offset": ImprovedCosineSchedule(0.0, 15.0, -15.0),
+    "sigmoid_sudden": SigmoidSchedule(start=0.0, tau=0.2),
+    "linear_beta_2": LinearBetaSchedule(2, zero_terminal_snr=True),
+    "linear_beta_10": LinearBetaSchedule(10),
+    "linear_beta_4000": LinearBetaSchedule(4000),
+    "linear_beta_zero_terminal": LinearBetaSchedule(zero_terminal_snr=True),
+    "linear_beta_continuous": LinearBetaSchedule(continuous=True),
+    "linear_beta_continuous_10": LinearBetaSchedule(10, continuous=True),
+    "scaled_linear_beta_continuous": ScaledLinearBetaSchedule(continuous=True),
+    "scaled_linear_beta_zero_terminal": ScaledLinearBetaSchedule(zero_terminal_snr=True),
+    "table_betas": TableSchedule(betas=BETAS, zero_terminal_snr=True),
+    "table_alphas_cumprod": TableSchedule(alphas_cumprod=[0.99, 0.6, 0.1, 0.0]),
+    "table_sigmas": TableSchedule(sigmas=np.geomspace(0.002, 80, 30)),
+}
+each = pytest.mark.parametrize("name", PARTS)
+times_in_float32 = arrays("float32", 30, elements=st.floats(0, 1, width=32))
+
+
+def numpy(values):
+    return ops.convert_to_numpy(values)
+
+
+# What every schedule must do
+
+
+@each
+@settings(deadline=None, max_examples=10)
+@given(times=times_in_float32)
+def test_inverse_and_rates(name, times):
+    schedule = PARTS[name]
+    log_snr = schedule.log_snr(times)
+    back = numpy(schedule.diffusion_times(log_snr))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, times, rtol=0, atol=1e-5)
+    noise_rates, signal_rates = map(numpy, schedule.rates(times))
+    np.testing.assert_allclose(noise_rates**2 + signal_rates**2, 1, rtol=0, atol=1e-6)
+
+
+@each
+def test_inverse_on_a_fine_grid_to_the_very_ends(name):
+    near = np.geomspace(1e-12, 0.1, 300)
+    times = np.concatenate([np.linspace(0, 1, 4001), near, 1 - near])
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-11)):
+        log_snr = PARTS[name].log_snr(times.astype(dtype))
+        back = numpy(PARTS[name].diffusion_times(log_snr))
+        assert back.dtype == dtype
+        np.testing.assert_allclose(back, times.astype(dtype), rtol=0, atol=tolerance)
+
+
+@each
+@settings(deadline=None, max_examples=10)
+@given(time=st.floats(0, 1), later=st.floats(0, 1), dtype=st.sampled_from(["float32", "float64"]))
+def test_strictly_decreasing(name, time, later, dtype):
+    assume(later - time > (1e-5 if dtype == "float32" else 1e-12))
+    now, then = numpy(PARTS[name].log_snr(np.array([time, later], dtype)))
+    assert now > then
+
+
+@each
+def test_strictly_decreasing_everywhere(name):
+    log_snr = numpy(PARTS[name].log_snr(np.linspace(0, 1, 20_001, dtype="float32")))
+    assert not np.isnan(log_snr).any()
+    assert (log_snr[1:] < log_snr[:-1]).all()
+
+
+@each
+def test_serialization(name):
+    schedule = PARTS[name]
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(schedule)))
+    restored = schedules.get(config)
+    assert type(restored) is type(schedule)
+    assert restored.get_config() == schedule.get_config()
+    times = np.linspace(0, 1, 101)
+    np.testing.assert_array_equal(
+        numpy(restored.log_snr(times)), numpy(schedule.log_snr(times)), strict=True
+    )
+
+
+@each
+def test_levels_beyond_the_ends_are_the_ends(name):
+    beyond = numpy(PARTS[name].diffusion_times(np.array([np.inf, 50, -50, -np.inf], "float32")))
+    np.testing.assert_allclose(beyond, [0, 0, 1, 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 1), (3, 1, 1, 1)])
+@pytest.mark.parametrize("name", ["user", "table_betas", "sigmoid"])
+def test_any_shape_also_compiled(name, shape):
+    schedule = PARTS[name]
+    times = np.linspace(0.1, 0.9, math.prod(shape), dtype="float32").reshape(shape)
+
+    def there_and_back(times):
+        return schedule.diffusion_times(schedule.log_snr(times))
+
+    functions = [there_and_back]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        spec = tf.TensorSpec([None] * len(shape), "float32")
+        functions += [tf.function(there_and_back, input_signature=[spec])]
+    for function in functions:
+        np.testing.assert_allclose(numpy(function(times)), times, atol=1e-6, strict=True)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_lists_and_integers_as_times(name):
+    noise_rates, signal_rates = map(numpy, PARTS[name].rates([0, 1]))
+    assert noise_rates.dtype == np.float32
+    assert noise_rates[0] < noise_rates[1] and signal_rates[0] > signal_rates[1]
+
+
+# The formulas
+
+
+def cumprod_of_linear_betas(num_timesteps, start_beta, end_beta, power=1):
+    roots = np.linspace(start_beta ** (1 / power), end_beta ** (1 / power), num_timesteps)
+    return np.cumprod(1 - roots**power)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("num_timesteps", [10, 1000, 4000])
+@pytest.mark.parametrize("betas", [(1e-4, 0.02), None])
+def test_linear_beta_is_the_product(num_timesteps, betas, dtype):
+    schedule = LinearBetaSchedule(num_timesteps, *(betas or ()))
+    if betas:
+        expected = cumprod_of_linear_betas(num_timesteps, *betas)
+    else:
+        scale = 1000 / num_timesteps
+        betas = np.linspace(1e-4 * scale, 0.02 * scale, num_timesteps)
+        expected = np.cumprod(1 - np.minimum(betas, 0.999))
+    times = (np.arange(num_timesteps) / (num_timesteps - 1)).astype(dtype)
+    alphas_cumprod = numpy(schedule.rates(times)[1]).astype("float64") ** 2
+    np.testing.assert_allclose(alphas_cumprod, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(schedule.alphas_cumprod, expected, rtol=1e-9)
+    np.testing.assert_allclose(np.cumprod(1 - schedule.betas), expected, rtol=1e-9)
+
+
+def test_scaled_linear_beta_is_the_product():
+    expected = cumprod_of_linear_betas(1000, 0.00085, 0.012, power=2)
+    schedule = ScaledLinearBetaSchedule()
+    np.testing.assert_allclose(schedule.alphas_cumprod, expected, rtol=1e-9)
+    np.testing.assert_allclose(schedule.alphas_cumprod[-1], 0.0047, atol=1e-4)
+
+
+def test_linear_beta_adds_about_the_same_noise_for_any_number_of_timesteps():
+    ends = [LinearBetaSchedule(n).log_snr(1.0) for n in (500, 1000, 4000)]
+    np.testing.assert_allclose([float(end) for end in ends], -10.1, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("schedule_class", "power", "betas"),
+    [(LinearBetaSchedule, 1, (1e-4, 0.02)), (ScaledLinearBetaSchedule, 2, (0.00085, 0.012))],
+)
+def test_continuous_betas_are_the_integral(schedule_class, power, betas):
+    start, end = (beta ** (1 / power) for beta in betas)
+    for time in (0.0, 0.3, 1.0):
+        position = (1 + 999 * time) / 1000
+        midpoints = (np.arange(100_000) + 0.5) / 100_000 * position
+        integral = 1000 * position * np.mean((start + (end - start) * midpoints) ** power)
+        signal_rate = schedule_class(continuous=True).rates(np.array(time))[1]
+        np.testing.assert_allclose(float(signal_rate) ** 2, math.exp(-integral), rtol=1e-6)
+    # Its limit: the more timesteps, the closer the product.
+    times = np.linspace(0, 1, 11)
+    distances = []
+    for num_timesteps in (100, 1000, 10_000):
+        product = schedule_class(num_timesteps).rates(times)[1]
+        integral = schedule_class(num_timesteps, continuous=True).rates(times)[1]
+        distances.append(np.abs(numpy(product) - numpy(integral)).max())
+    assert distances[0] > 5 * distances[1] > 25 * distances[2]
+
+
+def test_improved_cosine_is_the_formula():
+    times = np.linspace(0.005, 0.99, 100)
+    curve = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
+    expected = curve / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    signal_rates = numpy(ImprovedCosineSchedule().rates(times)[1])
+    np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
+
+
+def test_sigmoid_is_the_formula():
+    def logistic(x):
+        return 1 / (1 + np.exp(-x))
+
+    times = np.linspace(0.005, 0.99, 100)
+    for start, end, tau in ((-3, 3, 1.0), (0, 3, 0.7), (-3, 3, 0.5)):
+        x = start + times * (end - start)
+        expected = logistic(end / tau) - logistic(x / tau)
+        expected /= logistic(end / tau) - logistic(start / tau)
+        signal_rates = numpy(SigmoidSchedule(start, end, tau, 20, -20).rates(times)[1])
+        np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
+
+
+def test_linear_variance_is_linear():
+    times = np.linspace(0.001, 0.999, 100)
+    noise_rates = numpy(LinearVarianceSchedule().rates(times)[0])
+    np.testing.assert_allclose(noise_rates**2, times, rtol=0, atol=1e-9)
+
+
+def test_karras_sigmas():
+    times = np.linspace(0, 1, 18)
+    roots = 80 ** (1 / 7) + (1 - times) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+    noise_rates, signal_rates = map(numpy, KarrasSchedule().rates(times))
+    np.testing.assert_allclose(noise_rates / signal_rates, roots**7, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LogSNRLinearSchedule(6.0, -9.0),
+        ImprovedCosineSchedule(start_log_snr=6.0, end_log_snr=-9.0),
+        SigmoidSchedule(start_log_snr=6.0, end_log_snr=-9.0),
+        LinearVarianceSchedule(start_log_snr=6.0, end_log_snr=-9.0),
+        KarrasSchedule(sigma_min=math.exp(-3.0), sigma_max=math.exp(4.5)),
+        TableSchedule(sigmas=[math.exp(-3.0), 1.0, math.exp(4.5)]),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_exact_at_the_ends(schedule):
+    ends = numpy(schedule.log_snr(np.array([0.0, 1.0])))
+    np.testing.assert_allclose(ends, [6, -9], rtol=1e-12)
+    np.testing.assert_allclose(numpy(schedule.log_snr([0.0, 1.0])), [6, -9], rtol=5e-7)
+
+
+def test_cosine_ends():
+    noise_rates, signal_rates = map(numpy, CosineSchedule().rates([0.0, 1.0]))
+    np.testing.assert_allclose(signal_rates, [0.95, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(noise_rates, np.sqrt(1 - np.square([0.95, 0.02])), rtol=1e-6)
+
+
+# Tables
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    betas=arrays("float64", st.sampled_from([2, 3, 40]), elements=st.floats(1e-3, 0.7)),
+    zero_terminal_snr=st.booleans(),
+)
+def test_all_three_tables_agree_with_their_entries(betas, zero_terminal_snr):
+    alphas_cumprod = np.cumprod(1 - betas)
+    sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+    expected = alphas_cumprod
+    if zero_terminal_snr:
+        # Lin et al., algorithm 1.
+        roots = np.sqrt(alphas_cumprod)
+        expected = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    times = np.linspace(0, 1, len(betas))
+    for name, table in (("betas", betas), ("alphas_cumprod", alphas_cumprod), ("sigmas", sigmas)):
+        schedule = TableSchedule(**{name: table}, zero_terminal_snr=zero_terminal_snr)
+        assert schedule.num_timesteps == len(betas)
+        signal_rates = numpy(schedule.rates(times)[1])
+        np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
+        back = numpy(schedule.diffusion_times(schedule.log_snr(times.astype("float32"))))
+        np.testing.assert_allclose(back, times, rtol=0, atol=1e-4)
+
+
+def test_table_interpolates_log_snr_linearly():
+    schedule = TableSchedule(sigmas=[0.1, 1.0, 5.0])
+    expected = -2 * np.log([0.1, 0.1**0.5, 1.0, 5.0**0.5, 5.0])
+    np.testing.assert_allclose(schedule.log_snr(np.linspace(0, 1, 5)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in PARTS if getattr(PARTS[name], "ends_without_signal", False)],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_zero_terminal_snr(name, dtype):
+    schedule = PARTS[name]
+    assert numpy(schedule.log_snr(np.array(1.0, dtype))) == -np.inf
+    noise_rates, signal_rates = map(numpy, schedule.rates(np.array([0.0, 1.0], dtype)))
+    assert noise_rates[1] == 1 and signal_rates[1] == 0
+    assert numpy(schedule.diffusion_times(np.array(-np.inf, dtype))) == 1
+    close = numpy(schedule.log_snr(np.array([1 - 1e-4, 1 - 1e-6], dtype)))
+    assert np.isfinite(close).all()
+
+
+def test_zero_terminal_snr_keeps_the_first_level():
+    plain, rescaled = LinearBetaSchedule(), LinearBetaSchedule(zero_terminal_snr=True)
+    start = np.array(0.0)
+    np.testing.assert_allclose(plain.log_snr(start), rescaled.log_snr(start), rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(timestep=st.integers(0, 999))
+def test_timesteps_are_times(timestep):
+    time = schedules.timesteps_to_times(timestep, 1000)
+    assert round(schedules.times_to_timesteps(time, 1000), 9) == timestep
+    alpha_cumprod = float(LinearBetaSchedule().rates(np.array(time))[1]) ** 2
+    np.testing.assert_allclose(alpha_cumprod, np.cumprod(1 - BETAS)[timestep], rtol=1e-9)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "Received: none"),
+        ({"betas": [0.1, 0.2], "sigmas": [1, 2]}, "Received: betas and sigmas"),
+        ({"betas": [0.1, 1.2, 0.3]}, r"Received: betas\[1\]=1.2"),
+        ({"betas": [0.1, 1.0]}, r"below 1. Received: betas\[1\]=1.0"),
+        ({"betas": [0.0, 0.1]}, r"above 0 and below 1. Received: betas\[0\]=0.0"),
+        ({"betas": [0.1, math.nan]}, r"Received: betas\[1\]=nan"),
+        ({"betas": [0.1]}, r"at least two numbers. Received: betas of shape \(1,\)"),
+        ({"betas": [[0.1, 0.2]]}, "one-dimensional"),
+        ({"betas": "linear"}, "one-dimensional list"),
+        ({"betas": [0.1, 1e-12]}, "level of its own in float32"),
+        ({"alphas_cumprod": [0.5, 0.6]}, r"alphas_cumprod\[0\]=0.5, alphas_cumprod\[1\]=0.6"),
+        ({"alphas_cumprod": [0.9, 0.5, 0.6, 0.1]}, r"strictly decreasing.*alphas_cumprod\[2\]=0.6"),
+        ({"alphas_cumprod": [0.9, 0.9]}, "strictly decreasing"),
+        ({"alphas_cumprod": [0.9, 0.0, 0.0]}, r"alphas_cumprod\[1\]=0.0"),
+        ({"alphas_cumprod": [1.0, 0.5]}, r"below 1. Received: alphas_cumprod\[0\]=1.0"),
+        ({"alphas_cumprod": [0.9, math.nan, 0.1]}, r"alphas_cumprod\[1\]=nan"),
+        ({"sigmas": [3.0, 1.0]}, r"strictly increasing.*sigmas\[0\]=3.0, sigmas\[1\]=1.0"),
+        ({"sigmas": [-1.0, 1.0]}, r"sigmas\[0\]=-1.0"),
+        ({"sigmas": [1.0, math.inf]}, r"sigmas\[1\]=inf"),
+    ],
+)
+def test_table_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TableSchedule(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "message"),
+    [
+        (CosineSchedule, {"min_signal_rate": 0.99}, "min_signal_rate=0.99"),
+        (CosineSchedule, {"min_signal_rate": math.nan}, "min_signal_rate=nan"),
+        (LogSNRLinearSchedule, {"end_log_snr": 6}, "below 5.0. Received: end_log_snr=6"),
+        (LogSNRLinearSchedule, {"start_log_snr": math.inf}, "finite number"),
+        (KarrasSchedule, {"sigma_min": 0}, "above 0. Received: sigma_min=0"),
+        (KarrasSchedule, {"sigma_max": 0.001}, "above 0.002. Received: sigma_max=0.001"),
+        (KarrasSchedule, {"rho": -7}, "rho=-7"),
+        (ImprovedCosineSchedule, {"offset": -0.1}, "of at least 0. Received: offset=-0.1"),
+        (ImprovedCosineSchedule, {"end_log_snr": 9}, "below 8.0. Received: end_log_snr=9"),
+        (SigmoidSchedule, {"start": 4}, "end=3.0"),
+        (SigmoidSchedule, {"tau": "1"}, "tau='1'"),
+        (LinearVarianceSchedule, {"start_log_snr": None}, "start_log_snr=None"),
+        (LinearBetaSchedule, {"num_timesteps": 1}, "at least 2. Received: num_timesteps=1"),
+        (LinearBetaSchedule, {"num_timesteps": 10.0}, "num_timesteps=10.0"),
+        (LinearBetaSchedule, {"end_beta": 1.5}, "below 1. Received: end_beta=1.5"),
+        (LinearBetaSchedule, {"start_beta": math.nan}, "start_beta=nan"),
+        (LinearBetaSchedule, {"start_beta": 0.02}, "must be below `end_beta`"),
+        (LinearBetaSchedule, {"continuous": True, "zero_terminal_snr": True}, "continuous=True"),
+    ],
+)
+def test_argument_errors(schedule, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(**arguments)
+
+
+def test_get():
+    assert isinstance(schedules.get(None), CosineSchedule)
+    assert isinstance(schedules.get("linear_beta"), LinearBetaSchedule)
+    schedule = StraightSchedule()
+    assert schedules.get(schedule) is schedule
+    for wrong in ("linear", 3, keras.saving.serialize_keras_object(keras.layers.ReLU())):
+        with pytest.raises(ValueError, match=r"must be a .*Schedule.* or one of"):
+            schedules.get(wrong)

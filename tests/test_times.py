@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_ddim import times
+from keras_ddim.schedules import (
+    SCHEDULES,
+    KarrasSchedule,
+    LinearBetaSchedule,
+    LogSNRLinearSchedule,
+    Schedule,
+)
+
+
+class StraightSchedule(Schedule):
+    def log_snr(self, diffusion_times):
+        return 8.0 - 16.0 * diffusion_times
+
+
+PARTS = {
+    **{name: schedule() for name, schedule in SCHEDULES.items()},
+    "user": StraightSchedule(),
+    "zero_terminal": LinearBetaSchedule(zero_terminal_snr=True),
+}
+each = pytest.mark.parametrize("name", PARTS)
+counts = st.integers(1, 60)
+
+
+def check_list(values, num_steps):
+    assert isinstance(values, np.ndarray) and values.dtype == np.float64
+    assert values.shape == (num_steps,)
+    assert values.min() >= 0 and values.max() <= 1
+    assert (np.diff(values) < 0).all()
+
+
+def log_snr_at(values, schedule):
+    return ops.convert_to_numpy(schedule.log_snr(values))
+
+
+@settings(max_examples=30)
+@given(num_steps=counts)
+def test_uniform_and_quadratic(num_steps):
+    uniform, quadratic = times.uniform(num_steps), times.quadratic(num_steps)
+    check_list(uniform, num_steps)
+    check_list(quadratic, num_steps)
+    np.testing.assert_allclose(uniform, np.arange(num_steps, 0, -1) / num_steps, rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(quadratic), uniform, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    # Lin et al., table 2, whose timesteps count from 1 and upwards.
+    [
+        ("leading", [1, 101, 201, 301, 401, 501, 601, 701, 801, 901]),
+        ("linspace", [1, 112, 223, 334, 445, 556, 667, 778, 889, 1000]),
+        ("trailing", [100, 200, 300, 400, 500, 600, 700, 800, 900, 1000]),
+    ],
+)
+def test_timesteps_are_those_of_the_paper(spacing, expected):
+    values = times.timesteps(10, num_timesteps=1000, spacing=spacing)
+    check_list(values, 10)
+    np.testing.assert_allclose(999 * values[::-1] + 1, expected, rtol=1e-12)
+
+
+@settings(max_examples=50)
+@given(data=st.data(), num_timesteps=st.integers(2, 500), spacing=st.sampled_from(times.SPACINGS))
+def test_timesteps_are_distinct_and_integer(data, num_timesteps, spacing):
+    num_steps = data.draw(st.integers(1, num_timesteps))
+    values = times.timesteps(num_steps, num_timesteps, spacing)
+    check_list(values, num_steps)
+    indices = values * (num_timesteps - 1)
+    np.testing.assert_allclose(indices, np.round(indices), rtol=0, atol=1e-9)
+    if spacing == "leading":
+        assert values[-1] == 0
+    else:
+        assert values[0] == 1
+
+
+@each
+@settings(deadline=None, max_examples=5)
+@given(num_steps=counts)
+def test_uniform_log_snr(name, num_steps):
+    values = times.uniform_log_snr(num_steps, PARTS[name])
+    check_list(values, num_steps)
+    assert values[0] == 1 and values[-1] > 0
+    steps = np.diff(log_snr_at(np.append(values, 0.0), PARTS[name]))[1:]
+    np.testing.assert_allclose(steps, steps[:1].repeat(len(steps)), rtol=1e-6)
+
+
+@each
+@settings(deadline=None, max_examples=5)
+@given(num_steps=counts, rho=st.sampled_from([1.0, 3.0, 7.0]))
+def test_karras(name, num_steps, rho):
+    values = times.karras(num_steps, PARTS[name], rho)
+    check_list(values, num_steps)
+    assert values[0] == 1
+    if num_steps > 1:
+        np.testing.assert_allclose(values[-1], 0, atol=1e-9)
+    roots = np.exp(log_snr_at(values, PARTS[name]) / (-2 * rho))
+    steps = np.diff(roots)[1:]
+    np.testing.assert_allclose(steps, steps[:1].repeat(len(steps)), rtol=1e-4)
+
+
+def test_karras_steps_are_uniform_in_the_time_of_the_karras_schedule():
+    values = times.karras(5, KarrasSchedule())
+    np.testing.assert_allclose(values, [1, 0.75, 0.5, 0.25, 0], atol=1e-12)
+
+
+@each
+@settings(deadline=None, max_examples=5)
+@given(wanted=st.lists(st.floats(0, 0.999), min_size=1, max_size=20))
+def test_levels_become_the_times_that_have_them(name, wanted):
+    schedule = PARTS[name]
+    noise_rates, signal_rates = map(ops.convert_to_numpy, schedule.rates(np.array(wanted)))
+    log_snr = log_snr_at(np.array(wanted), schedule)
+    for values in (
+        times.from_log_snr(log_snr, schedule),
+        times.from_noise_variances(list(noise_rates**2), schedule),
+        times.from_sigmas(noise_rates / signal_rates, schedule),
+    ):
+        assert values.dtype == np.float64
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-7)
+
+
+def test_levels_without_any_signal_or_noise():
+    schedule = LinearBetaSchedule(zero_terminal_snr=True)
+    assert times.from_noise_variances([1.0, 0.5], schedule)[0] == 1
+    assert times.from_sigmas([math.inf], schedule) == [1]
+    assert times.from_log_snr([-math.inf], schedule) == [1]
+
+
+def test_levels_rounded_to_float32_are_within_reach():
+    schedule = LinearBetaSchedule()
+    noise_rates, _ = schedule.rates(np.array([1.0, 0.0], "float32"))
+    variances = ops.convert_to_numpy(noise_rates) ** 2
+    np.testing.assert_allclose(times.from_noise_variances(variances, schedule), [1, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (times.uniform, (0,), "num_steps=0"),
+        (times.quadratic, (2.5,), "num_steps=2.5"),
+        (times.uniform_log_snr, (True, "cosine"), "num_steps=True"),
+        (times.uniform_log_snr, (4, "nothing"), "schedule='nothing'"),
+        (times.karras, (4, "cosine", 0), "rho=0"),
+        (times.timesteps, (11, 10), "num_timesteps=10, num_steps=11"),
+        (times.timesteps, (1, 1), "at least 2"),
+        (times.timesteps, (5, 10, "even"), "one of .* Received: spacing='even'"),
+        (times.from_log_snr, ([0.0, math.nan], "cosine"), r"log_snr\[1\]=nan"),
+        (times.from_log_snr, ([], "cosine"), "at least one number"),
+        (times.from_log_snr, (3.0, "cosine"), "one-dimensional"),
+        (times.from_sigmas, ([-1.0], "cosine"), r"sigmas\[0\]=-1.0"),
+        (times.from_noise_variances, ([1.5], "cosine"), r"in \[0.0, 1.0\].*=1.5"),
+        (
+            times.from_log_snr,
+            ([0.0, -9.5], LogSNRLinearSchedule()),
+            r"-7.5 to 5\. Received: log_snr\[1\]=-9.5, of log-SNR -9.5, 2 beyond",
+        ),
+        (times.from_sigmas, ([0.0], "karras"), "inf beyond"),
+    ],
+)
+def test_errors(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
