@@ -90,9 +90,7 @@ def check_diffusion_times(diffusion_times):
         steps = check_count("diffusion_times", diffusion_times)
         return 1.0 - np.arange(steps) / steps
     try:
-        if not isinstance(diffusion_times, (list, tuple, np.ndarray)):
-            diffusion_times = ops.convert_to_numpy(diffusion_times)
-        times = np.asarray(diffusion_times, "float64")
+        times = np.asarray(_to_numpy(diffusion_times), "float64")
     except (TypeError, ValueError):
         times = np.empty((0, 0))
     if times.ndim != 1 or times.size == 0:
@@ -111,9 +109,14 @@ def check_diffusion_times(diffusion_times):
     return times
 
 
+def _to_numpy(values):
+    """Tensors of any backend as NumPy arrays, anything else as it is."""
+    return ops.convert_to_numpy(values) if ops.is_tensor(values) else values
+
+
 def check_noise(initial_noise, shape):
     """`initial_noise` as a finite float32 array of `shape`."""
-    noise = np.asarray(ops.convert_to_numpy(initial_noise), "float32")
+    noise = np.asarray(_to_numpy(initial_noise), "float32")
     if noise.shape != shape:
         raise ValueError(
             "`initial_noise` must be of shape (num_images, height, width, channels) = "

@@ -296,12 +296,15 @@ class DiffusionModel(keras.Model):
         if not self.is_adapted:
             images = x
             if isinstance(x, types.GeneratorType):
-                # A generator gives each batch once: look at the first few, then hand them back.
+                # It gives each batch only once: look at the first few, then hand them back.
                 images = list(itertools.islice(x, BATCHES_TO_ADAPT_FROM_GENERATOR))
-                x = (batch for batch in itertools.chain(images, x))
+                x = itertools.chain(images, x)
             self.adapt(images, steps)
             if verbose != 0:
                 print("Adapted the normalizer to the images' mean and variance.")
+        if isinstance(x, (types.GeneratorType, itertools.chain)):
+            # Keras takes only generators, and those only of tuples.
+            x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
         # Compiled steps hold the parts they were traced with.
         parts = self.normalizer.mean, self.schedule
         if self._traced_with is None or any(a is not b for a, b in zip(parts, self._traced_with)):
@@ -362,10 +365,11 @@ class DiffusionModel(keras.Model):
             seed = [int(part) & 0xFFFFFFFF for part in self.seed_generator.next()]
 
         # The level after the last time is only mixed for, never evaluated: the data end.
-        levels = ops.convert_to_numpy(self.schedule.log_snr(np.append(times, 0.0)))
+        times = np.append(times, 0.0).astype("float32")
+        levels = ops.convert_to_numpy(self.schedule.log_snr(times))
         step = self.make_generate_function()
         starts = range(0, num_images, batch_size)
-        progress = _Progress(len(starts) * len(times), verbose)
+        progress = _Progress(len(starts) * (len(levels) - 1), verbose)
         images = np.empty((num_images, *self.image_shape), "float32")
         for start in starts:
             batch = range(start, min(start + batch_size, num_images))

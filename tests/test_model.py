@@ -1,0 +1,532 @@
+import importlib.util
+import itertools
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import keras_ddim
+from tests.conftest import tiny_network
+
+
+class TestTraining:
+    def test_learns(self, make_model):
+        """Images that are all black or all white: noise is whatever differs within one."""
+        model = make_model((8, 8, 1), run_eagerly=False)
+        model.compile(keras.optimizers.Adam(5e-3))
+        images = np.arange(64).reshape(64, 1, 1, 1) % 2 * np.ones((64, 8, 8, 1))
+        history = model.fit(images, batch_size=16, epochs=100, verbose=0).history
+        assert history["n_loss"][-1] < 0.5 * history["n_loss"][0]
+        untrained = make_model((8, 8, 1))
+        untrained.adapt(images)
+        noise, generated = (m.generate(16, 10, seed=0) for m in (untrained, model))
+        assert generated.std(axis=(1, 2)).mean() < 0.7 * noise.std(axis=(1, 2)).mean()
+
+    def test_logs(self, make_model, images):
+        history = make_model().fit(images, validation_data=images, verbose=0).history
+        losses = {"loss", "n_loss", "i_loss"}
+        assert set(history) == losses | {f"val_{name}" for name in losses}
+        assert history["n_loss"] == history["loss"]
+
+    def test_first_loss_is_that_of_predicting_no_noise(self, make_model, images):
+        """The mean absolute value of standard normal noise is sqrt(2/π)."""
+        model = make_model()
+        logs = model.evaluate(images, verbose=0, return_dict=True)
+        assert logs["n_loss"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.02)
+
+    def test_compiled_loss_is_used(self, make_model, images):
+        model = make_model()
+        model.compile(loss=keras.losses.MeanSquaredError(), metrics=["mse"], run_eagerly=True)
+        logs = model.evaluate(images, verbose=0, return_dict=True)
+        assert logs["n_loss"] == pytest.approx(1.0, abs=0.05)
+        assert logs["mse"] == pytest.approx(logs["n_loss"], rel=1e-5)
+
+    def test_loss_matches_its_definition(self, model, images):
+        """n_loss and i_loss, from the drawn example, in NumPy."""
+        (noisy_images, log_snr), noises, _ = model._draw_noisy(images)
+        noisy_images, log_snr, noises = map(np.array, (noisy_images, log_snr, noises))
+        signal_rates = np.sqrt(1 / (1 + np.exp(-log_snr)))
+        noise_rates = np.sqrt(1 - signal_rates**2)
+        clean = (noisy_images - noise_rates * noises) / signal_rates
+        mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
+        np.testing.assert_allclose(clean, (images - mean) / np.sqrt(variance), atol=1e-3)
+
+        pred_noises = np.array(model.ema_network([noisy_images, noise_rates**2]))
+        pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
+        model.reset_metrics()
+        logs = model.compute_metrics([noisy_images, log_snr], noises, pred_noises)
+        assert float(logs["n_loss"]) == pytest.approx(np.abs(noises - pred_noises).mean(), rel=1e-4)
+        assert float(logs["i_loss"]) == pytest.approx(np.abs(clean - pred_images).mean(), rel=1e-3)
+
+    def test_uint8_is_the_same_as_floats(self, make_model, images):
+        bytes_ = np.round(images * 255).astype("uint8")
+        histories = [
+            make_model().fit(x, epochs=2, shuffle=False, verbose=0).history
+            for x in (bytes_, bytes_ / 255.0)
+        ]
+        np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
+
+    def test_every_kind_of_data(self, make_model, images):
+        model = make_model()
+        labels = np.arange(40)
+        dataset = tf.data.Dataset.from_tensor_slices(images).batch(16)
+        pairs = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
+
+        class Pairs(keras.utils.PyDataset):
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                return images[:8], labels[:8]
+
+        for data in (images, images.astype("float64"), dataset, pairs, Pairs()):
+            history = model.fit(data, epochs=1, verbose=0, validation_data=pairs).history
+            assert np.isfinite(history["loss"] + history["val_loss"]).all()
+        model.fit(images, labels, batch_size=16, validation_split=0.2, verbose=0)
+        model.fit(dataset.repeat(), steps_per_epoch=2, epochs=2, verbose=0)
+        model.fit((images[:4] for _ in range(5)), verbose=0)
+        assert np.isfinite(model.train_on_batch(images[:3])).all()
+        assert np.isfinite(model.test_on_batch(images[:3])).all()
+        assert set(model.evaluate(pairs, verbose=0, return_dict=True)) == {
+            "loss",
+            "n_loss",
+            "i_loss",
+        }
+
+    def test_sample_weights_scale_the_loss(self, model, images):
+        labels, weights = np.arange(40), np.zeros(40)
+        logs = model.evaluate(images, labels, sample_weight=weights, verbose=0, return_dict=True)
+        assert logs["loss"] == 0 and logs["n_loss"] > 0.1
+
+    def test_standard_callbacks(self, make_model, images, tmp_path):
+        model = make_model()
+        callbacks = [
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "w.weights.h5", save_weights_only=True),
+            keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.EarlyStopping(restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau(),
+            keras.callbacks.TerminateOnNaN(),
+        ]
+        if importlib.util.find_spec("tensorboard"):
+            callbacks.append(keras.callbacks.TensorBoard(tmp_path / "logs"))
+        model.fit(images, validation_data=images, epochs=2, verbose=0, callbacks=callbacks)
+        assert (tmp_path / "best.keras").exists() and (tmp_path / "w.weights.h5").exists()
+        assert (tmp_path / "log.csv").read_text().startswith("epoch,i_loss,loss,n_loss,")
+
+    def test_mixed_precision(self, images):
+        for dtype in ("mixed_bfloat16", "mixed_float16"):
+            model = keras_ddim.DiffusionModel(network=tiny_network(dtype=dtype), dtype=dtype)
+            model.compile()
+            history = model.fit(images, epochs=2, verbose=0).history
+            assert np.isfinite(history["loss"]).all()
+            generated = model.generate(2, 3, seed=0)
+            assert generated.dtype == "float32" and np.isfinite(generated).all()
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def test_policy_reaches_the_default_network(self):
+        model = keras_ddim.DiffusionModel((8, 8, 1), dtype="mixed_bfloat16")
+        assert "bfloat16" in {layer.compute_dtype for layer in model.network.layers}
+
+    def test_equal_seeds_train_equally(self, make_model, images):
+        first, second, other = (make_model(seed=seed) for seed in (3, 3, 4))
+        losses = [m.fit(images, verbose=0, shuffle=False).history["loss"] for m in (first, second)]
+        assert losses[0] == losses[1]
+        assert other.fit(images, verbose=0, shuffle=False).history["loss"] != losses[0]
+
+    def test_predict_is_the_averaged_network(self, model):
+        rng = np.random.default_rng(0)
+        noisy_images = rng.standard_normal((5, 8, 8, 3)).astype("float32")
+        log_snr = np.linspace(-5, 2, 5, dtype="float32").reshape(5, 1, 1, 1)
+        noise_variances = 1 / (1 + np.exp(log_snr))
+        predicted = model.predict([noisy_images, log_snr], verbose=0)
+        expected = model.ema_network([noisy_images, noise_variances])
+        np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+class TestNormalizer:
+    def test_first_fit_adapts_and_says_so(self, make_model, images, capsys):
+        model = make_model()
+        assert not model.is_adapted
+        model.fit(images, verbose=2)
+        assert "Adapted the normalizer" in capsys.readouterr().out
+        np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], images.mean((0, 1, 2)), 1e-4)
+        np.testing.assert_allclose(model.normalizer.variance[0, 0, 0], images.var((0, 1, 2)), 1e-3)
+        model.fit(images * 0.1, verbose=2)
+        assert "Adapted" not in capsys.readouterr().out
+        np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], images.mean((0, 1, 2)), 1e-4)
+
+    def test_adapt_by_hand(self, make_model, images):
+        for adapt in ("model", "normalizer", "dataset"):
+            model = make_model()
+            if adapt == "normalizer":
+                model.normalizer.adapt(images)
+            elif adapt == "model":
+                model.adapt(images)
+            else:
+                pairs = tf.data.Dataset.from_tensor_slices((images, np.arange(40)))
+                model.adapt(pairs.batch(7).repeat(), steps=6)
+            expected = images.mean((0, 1, 2))
+            np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], expected, rtol=1e-4)
+            mean = model.normalizer.mean
+            model.fit(images * 0.5, verbose=0)
+            assert model.normalizer.mean is mean
+
+    def test_adapting_anew_reaches_the_compiled_step(self, make_model, images):
+        model = make_model(run_eagerly=False)
+        model.compile(loss="mse")
+        for weight in model.ema_network.weights[-2:]:
+            weight.assign(np.ones(weight.shape))
+        before = model.evaluate(images, verbose=0, return_dict=True)["loss"]
+        model.adapt(images * 1e-3)  # so that normalised images are a thousand times as large
+        assert model.evaluate(images, verbose=0, return_dict=True)["loss"] > 100 * before
+
+    def test_generator_keeps_all_its_batches(self, make_model, images):
+        seen = []
+
+        class Count(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                seen.append(batch)
+
+        make_model().fit(
+            (images[i : i + 2] for i in range(0, 40, 2)), verbose=0, callbacks=[Count()]
+        )
+        assert len(seen) == 20
+
+    def test_generated_images_have_the_statistics_of_the_data(self, make_model, images):
+        """A network that finds no noise leaves `initial_noise / signal_rate`: denormalised."""
+        model = make_model()
+        model.adapt(images)
+        noise = np.full((1, 8, 8, 3), 0.01, "float32")
+        generated = model.generate(1, [0.0], initial_noise=noise)
+        expected = images.mean((0, 1, 2)) + 0.01 / 0.95 * images.std((0, 1, 2))
+        np.testing.assert_allclose(generated, np.broadcast_to(expected, (1, 8, 8, 3)), rtol=1e-4)
+
+
+class TestMovingAverage:
+    def test_ramp(self, make_model, images):
+        """ema_weights after each step, against the formula."""
+        model = make_model()
+        model.adapt(images)
+        expected = model.network.get_weights()
+        for step in range(1, 6):
+            model.train_on_batch(images[:8])
+            decay = min(0.999, (1 + step) / (10 + step))
+            pairs = zip(expected, model.network.get_weights())
+            expected = [decay * average + (1 - decay) * weight for average, weight in pairs]
+            for average, weight in zip(expected, model.ema_network.get_weights()):
+                np.testing.assert_allclose(weight, average, rtol=1e-4, atol=1e-6)
+
+    def test_is_bounded_by_ema(self, make_model, images):
+        model = make_model(ema=0.0)
+        model.fit(images, batch_size=8, verbose=0)
+        for average, weight in zip(model.ema_network.get_weights(), model.network.get_weights()):
+            np.testing.assert_array_equal(average, weight)
+
+    def test_early_average_has_forgotten_the_initial_weights(self, make_model):
+        """After 1,000 steps the constant decay would still hold 0.999**1000 = 37 % of them."""
+        model = make_model()
+        initial = [np.full(w.shape, 1e3, "float32") for w in model.network.get_weights()]
+        model.ema_network.set_weights(initial)
+        update = tf.function(model._update_ema)
+        for _ in range(1000):
+            update()
+        rest = (model.ema_network.get_weights()[0] - model.network.get_weights()[0]) / 1e3
+        assert np.abs(rest).max() < 1e-3
+
+    def test_compiling_anew_does_not_restart_it(self, model):
+        model.compile()
+        assert int(model.ema_steps) == 2
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda x: x * 255, r"\[0, 1\].*Received.*2\d\d"),
+            (lambda x: x - 0.5, r"\[0, 1\].*Received.*-0\.[45]"),
+            (lambda x: np.where(x > 0.9, np.nan, x), r"finite.*Received.*nan"),
+            (lambda x: x[:, :4], r"\(batch, 8, 8, 3\).*\((40|None), 4, 8, 3\)"),
+            (lambda x: x[..., :1], r"\(batch, 8, 8, 3\).*\((40|None), 8, 8, 1\)"),
+            (lambda x: x[0], r"\(batch, 8, 8, 3\).*\((8|None), 8, 3\)"),
+        ],
+    )
+    @pytest.mark.parametrize("adapted", [False, True])
+    @pytest.mark.parametrize("as_dataset", [False, True])
+    def test_images(self, trained_model, make_model, images, change, message, adapted, as_dataset):
+        """Found on adapting in the one case, and in the compiled step in the other."""
+        model = trained_model if adapted else make_model()
+        x = change(images)
+        if as_dataset:
+            x = tf.data.Dataset.from_tensor_slices(x).batch(8)
+        before = model.get_weights()
+        with pytest.raises(ValueError, match=message):
+            model.evaluate(x, verbose=0)
+        if not adapted:
+            with pytest.raises(ValueError, match=message):
+                model.fit(x, verbose=0)
+        for weight, weight_before in zip(model.get_weights(), before):
+            np.testing.assert_array_equal(weight, weight_before)
+
+    def test_training_stops_at_bad_images(self, make_model, images):
+        model = make_model(run_eagerly=False)
+        model.adapt(images)
+        with pytest.raises(ValueError, match=r"\[0, 1\].*Received.*2\d\d"):
+            model.fit(images * 255, verbose=0)
+        with pytest.raises(ValueError, match=r"finite.*Received.*nan"):
+            model.train_on_batch(images * np.nan)
+
+    def test_bad_validation_data(self, model, images):
+        with pytest.raises(ValueError, match=r"validation_data.*40, 4, 8, 3"):
+            model.fit(images, validation_data=images[:, :4], verbose=0)
+        with pytest.raises(ValueError, match=r"\[0, 1\].*Received.*2\d\d"):
+            model.fit(images, validation_data=(images * 255, None), verbose=0)
+
+    def test_no_images(self, make_model, images):
+        with pytest.raises(ValueError, match="at least one image"):
+            make_model().fit(images[:0], verbose=0)
+
+    @pytest.mark.parametrize(
+        "kwargs",
+        [
+            {"image_shape": (8, 8, 3), "ema": 1.0},
+            {"image_shape": (8, 8, 3), "ema": "high"},
+            {"image_shape": (8, 8, 3), "seed": -1},
+            {"image_shape": (8, 8, 3), "seed": 0.5},
+            {"image_shape": (8, 8, 3), "schedule": "square"},
+            {"image_shape": (8, 8, 3), "network": "unet"},
+            {"image_shape": None},
+        ],
+    )
+    def test_constructor(self, kwargs):
+        name, value = list(kwargs.items())[-1]
+        with pytest.raises(ValueError, match=f"`{name}`.*{'' if value is None else value}"):
+            keras_ddim.DiffusionModel(**kwargs)
+
+    def test_network_that_does_not_fit(self):
+        with pytest.raises(ValueError, match=r"`image_shape`.*\(8, 8, 3\).*\(16, 16, 3\)"):
+            keras_ddim.DiffusionModel((16, 16, 3), network=tiny_network())
+        classifier = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        with pytest.raises(ValueError, match=r"`network` must take \[noisy_images"):
+            keras_ddim.DiffusionModel(network=classifier)
+
+    def test_no_loss(self, make_model):
+        with pytest.raises(ValueError, match="`loss`"):
+            make_model().compile(loss=None)
+
+
+def reference_uniform_sampling(model, noise, steps):
+    """The Keras example's reverse diffusion, written out in NumPy around the bare network."""
+    start_angle, end_angle = np.arccos(0.95), np.arccos(0.02)
+    noisy = noise.astype("float64")
+    for step in range(steps):
+        time = 1.0 - step / steps
+        angle = start_angle + time * (end_angle - start_angle)
+        variances = np.full((len(noise), 1, 1, 1), np.sin(angle) ** 2, "float32")
+        pred_noises = np.array(model.ema_network([noisy.astype("float32"), variances]))
+        pred_images = (noisy - np.sin(angle) * pred_noises) / np.cos(angle)
+        next_angle = start_angle + (time - 1.0 / steps) * (end_angle - start_angle)
+        noisy = np.cos(next_angle) * pred_images + np.sin(next_angle) * pred_noises
+    mean, variance = np.array(model.normalizer.mean), np.array(model.normalizer.variance)
+    return np.clip(mean + pred_images * np.sqrt(variance), 0, 1)
+
+
+class TestGenerate:
+    @pytest.mark.parametrize("steps", [1, 3, 20])
+    def test_uniform_steps_are_the_examples(self, trained_model, steps):
+        noise = np.random.default_rng(0).standard_normal((4, 8, 8, 3))
+        generated = trained_model.generate(4, steps, initial_noise=noise)
+        expected = reference_uniform_sampling(trained_model, noise, steps)
+        assert expected.std() > 0.02
+        np.testing.assert_allclose(generated, expected, atol=2e-4)
+        listed = trained_model.generate(
+            4, [1 - i / steps for i in range(steps)], initial_noise=noise
+        )
+        np.testing.assert_array_equal(generated, listed)
+
+    @settings(max_examples=25, deadline=None)
+    @given(times=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6))
+    def test_any_list(self, trained_model, times):
+        generated = trained_model.generate(2, times, seed=1)
+        assert generated.shape == (2, 8, 8, 3) and generated.dtype == "float32"
+        assert np.isfinite(generated).all() and generated.min() >= 0 and generated.max() <= 1
+        assert np.array_equal(generated, trained_model.generate(2, np.array(times), seed=1))
+
+    @pytest.mark.parametrize("convert", [tuple, np.array, tf.constant, ops.convert_to_tensor])
+    def test_any_container(self, trained_model, convert):
+        times = [0.9, 0.5, 0.5, 0.7]
+        expected = trained_model.generate(2, times, seed=0)
+        np.testing.assert_allclose(
+            trained_model.generate(2, convert(times), seed=0), expected, atol=1e-5
+        )
+
+    def test_repeated_time_changes_nothing(self, trained_model):
+        """Separated and mixed again at the same level, an image is what it was."""
+        once, twice = (
+            trained_model.generate(2, times, seed=0) for times in ([0.7, 0.3], [0.7, 0.7, 0.3])
+        )
+        np.testing.assert_allclose(once, twice, atol=1e-4)
+
+    def test_one_evaluation_for_each_time(self, make_model, images):
+        model = make_model()
+        model.adapt(images)
+        calls = []
+        network = model.ema_network
+
+        class Counting(keras.Model):
+            def call(self, inputs, training=False):
+                calls.append(float(inputs[1][0, 0, 0, 0]))
+                return network(inputs, training=training)
+
+        model.ema_network = Counting()
+        model.compile(run_eagerly=True)
+        times = [1.0, 0.3, 0.6, 0.0]
+        model.generate(2, times, seed=0)
+        noise_rates, _ = model.schedule.rates(times)
+        np.testing.assert_allclose(calls, np.array(noise_rates) ** 2, rtol=1e-5)
+
+    def test_does_not_retrace(self, make_model, images):
+        model = make_model(run_eagerly=False)
+        model.adapt(images)
+        model.generate(2, 2)
+        step = model.make_generate_function()
+        assert step.experimental_get_tracing_count() == 1
+        for num_images, times, batch_size in [(2, 5, None), (7, [0.3], 3), (1, (0.1, 0.9), 64)]:
+            model.generate(num_images, times, batch_size=batch_size)
+        assert model.make_generate_function() is step
+        assert step.experimental_get_tracing_count() == 1
+
+    def test_seeds(self, trained_model):
+        images = trained_model.generate(5, 3, seed=7)
+        assert np.array_equal(images, trained_model.generate(5, 3, seed=7))
+        assert not np.array_equal(images, trained_model.generate(5, 3, seed=8))
+        assert not np.array_equal(images[0], images[1])
+        # An image belongs to its seed and number, however many are generated beside it.
+        np.testing.assert_allclose(images[:2], trained_model.generate(2, 3, seed=7), atol=1e-5)
+        np.testing.assert_allclose(
+            images, trained_model.generate(5, 3, seed=7, batch_size=2), atol=1e-5
+        )
+        assert not np.array_equal(trained_model.generate(2, 3), trained_model.generate(2, 3))
+
+    def test_model_seed_fixes_unseeded_images(self, make_model, images):
+        first, second = make_model(seed=5), make_model(seed=5)
+        for model in (first, second):
+            model.adapt(images)
+        for _ in range(2):
+            np.testing.assert_array_equal(first.generate(2, 2), second.generate(2, 2))
+
+    def test_noise_is_standard_normal(self, make_model):
+        model = make_model()
+        model.normalizer.adapt_mean.assign(np.full(3, 0.5))
+        model.normalizer.adapt_variance.assign(np.full(3, 1e-2))
+        model.normalizer.finalize_state()
+        # An untrained network returns the noise itself, over the signal rate.
+        noise = (model.generate(200, [0.0], seed=0) - 0.5) * 10 * 0.95
+        assert noise.mean() == pytest.approx(0, abs=0.02)
+        assert noise.std() == pytest.approx(1, abs=0.02)
+
+    def test_progress_bar(self, trained_model, capsys):
+        trained_model.generate(3, 4, verbose=1, batch_size=2)
+        assert "8/8" in capsys.readouterr().out
+        trained_model.generate(3, 4, verbose=0)
+        trained_model.generate(3, 4)
+        assert capsys.readouterr().out == ""
+
+    def test_schedule_can_be_replaced(self, trained_model):
+        before = trained_model.generate(2, 3, seed=0)
+        trained_model.schedule = keras_ddim.CosineSchedule(0.1, 0.9)
+        after = trained_model.generate(2, 3, seed=0)
+        assert not np.allclose(before, after)
+        log_snr = np.array(trained_model.schedule.log_snr([1.0, 2 / 3, 1 / 3]))
+        times = np.array(keras_ddim.CosineSchedule().diffusion_times(log_snr))
+        trained_model.schedule = keras_ddim.CosineSchedule()
+        np.testing.assert_allclose(trained_model.generate(2, times, seed=0), after, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("times", "received"),
+        [
+            ([], r"=\[\]"),
+            (0, "=0"),
+            (-3, "=-3"),
+            (True, "=True"),
+            (0.5, "=0.5"),
+            (None, "=None"),
+            ("fast", "='fast'"),
+            ([[0.5]], r"=\[\[0.5\]\]"),
+            ([0.5, "x"], "x"),
+            ([0.5, float("nan")], r"\[1\]=nan"),
+            ([float("inf")], r"\[0\]=inf"),
+            ([0.9, 0.5, 1.5], r"\[2\]=1.5"),
+            ([-0.1], r"\[0\]=-0.1"),
+        ],
+    )
+    def test_bad_times(self, trained_model, times, received):
+        with pytest.raises(ValueError, match=f"`diffusion_times` must.*Received.*{received}"):
+            trained_model.generate(1, times)
+
+    @pytest.mark.parametrize(
+        "kwargs",
+        [
+            {"num_images": 0},
+            {"num_images": 2.5},
+            {"num_images": 1, "batch_size": 0},
+            {"num_images": 1, "seed": -1},
+            {"num_images": 1, "initial_noise": np.zeros((2, 8, 8, 3))},
+            {"num_images": 1, "initial_noise": np.full((1, 8, 8, 3), np.nan)},
+        ],
+    )
+    def test_bad_arguments(self, trained_model, kwargs):
+        with pytest.raises(ValueError, match=f"`{list(kwargs)[-1]}` must .*Received"):
+            trained_model.generate(**kwargs)
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    shape=st.tuples(
+        st.sampled_from([4, 6, 8]), st.sampled_from([4, 6, 8]), st.sampled_from([1, 4])
+    ),
+    dtype=st.sampled_from(["uint8", "int32", "float16", "float32", "float64"]),
+)
+def test_shapes_and_dtypes(shape, dtype):
+    images = np.random.default_rng(0).random((6, *shape))
+    images = (images * 255).astype(dtype) if "int" in dtype else images.astype(dtype)
+    model = keras_ddim.DiffusionModel(network=tiny_network(shape), seed=0)
+    model.compile()
+    assert np.isfinite(model.fit(images, batch_size=4, verbose=0).history["loss"][0])
+    assert model.generate(3, 2, seed=0).shape == (3, *shape)
+
+
+def test_summary_names_the_parts(model):
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    text = "\n".join(map(str, lines))
+    assert "residual_unet" in text and "ema_residual_unet" in text and "normalization" in text
+
+
+def test_gradients_reach_only_the_network(make_model):
+    model = make_model()
+    assert len(model.trainable_variables) == len(model.network.trainable_variables)
+    assert not model.ema_network.trainable_variables
+
+
+def test_no_warnings(make_model, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make_model()
+        model.fit(images, verbose=0)
+        model.generate(2, 2)
+
+
+def test_times_in_the_docstring_example():
+    """n uniform steps are 1, 1 - 1/n, …, 1/n."""
+    from keras_ddim.inputs import check_diffusion_times
+
+    for steps in itertools.chain(range(1, 30), [1000]):
+        expected = np.linspace(1, 1 / steps, steps)
+        np.testing.assert_allclose(check_diffusion_times(steps), expected, atol=1e-12)

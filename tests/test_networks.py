@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_ddim
+
+
+def test_default_network_is_the_examples():
+    network = keras_ddim.residual_unet((64, 64, 3))
+    assert network.count_params() == 1_953_507
+    names = [type(layer).__name__ for layer in network.layers]
+    assert "Lambda" not in names
+    # 7 levels-and-directions of 2 blocks, each of one normalisation and two 3x3 convolutions.
+    assert names.count("BatchNormalization") == 14
+    assert [x.name for x in network.inputs] == ["noisy_images", "noise_variances"]
+
+
+def test_embedding_is_log_spaced_sines_then_cosines():
+    x = np.array([0.0, 0.1, 0.5, 1.0], "float32").reshape(4, 1, 1, 1)
+    embedding = np.array(keras_ddim.SinusoidalEmbedding()(x))[:, 0, 0]
+    frequencies = np.exp(np.linspace(np.log(1.0), np.log(1000.0), 16))
+    angles = 2 * np.pi * frequencies * x.reshape(4, 1)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    assert embedding.shape == (4, 32)
+    np.testing.assert_allclose(embedding, expected, atol=2e-3)  # phases up to 6283 in float32
+    np.testing.assert_allclose(embedding[:, :8], expected[:, :8], atol=1e-4)
+
+
+def test_embedding_stays_float32_under_half_precision():
+    layer = keras_ddim.SinusoidalEmbedding(dtype="mixed_bfloat16")
+    assert layer.compute_dtype == "float32"
+    restored = keras_ddim.SinusoidalEmbedding.from_config(layer.get_config())
+    assert restored.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"embedding_dims": 5}, {"embedding_dims": 2}, {"min_frequency": 2000.0}]
+)
+def test_embedding_rejects(kwargs):
+    with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}`.*{next(iter(kwargs.values()))}"):
+        keras_ddim.SinusoidalEmbedding(**kwargs)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+    channels=st.sampled_from([1, 3, 4]),
+    levels=st.integers(1, 3),
+)
+def test_any_divisible_shape(height, width, channels, levels):
+    multiple = 2 ** (levels - 1)
+    shape = (height * multiple, width * multiple, channels)
+    network = keras_ddim.residual_unet(shape, widths=(4, 8, 12)[:levels], block_depth=1)
+    outputs = network([np.ones((2, *shape)), np.ones((2, 1, 1, 1))])
+    assert outputs.shape == (2, *shape)
+    # The last layer starts at zero: an untrained network finds no noise.
+    assert not np.any(np.array(outputs))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((20, 64, 3), r"divisible by 8, .*nearest that fits is (16|24)x64.*\(20, 64, 3\)"),
+        ((64, 3, 3), r"divisible by 8, .*64x8"),
+        ((64, 64, 2), r"1 \(grey\), 3 \(RGB\) or 4 \(RGBA\).*\(64, 64, 2\)"),
+        ((64, 64), r"\(height, width, channels\).*\(64, 64\)"),
+        (64, r"\(height, width, channels\).*64"),
+        ((64, 64.0, 3), r"integers of at least 1.*64\.0"),
+        ((0, 64, 3), r"integers of at least 1"),
+    ],
+)
+def test_shapes_that_do_not_fit(shape, message):
+    with pytest.raises(ValueError, match=f"`image_shape`.*{message}"):
+        keras_ddim.residual_unet(shape)
+
+
+@pytest.mark.parametrize("kwargs", [{"widths": ()}, {"widths": 8}, {"block_depth": 0}])
+def test_sizes_that_make_no_network(kwargs):
+    with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}`"):
+        keras_ddim.residual_unet((8, 8, 3), **kwargs)
+
+
+def test_seed_fixes_the_initial_weights():
+    def weights(seed):
+        return keras_ddim.residual_unet((8, 8, 1), (4, 8), seed=seed).get_weights()
+
+    assert all(np.array_equal(a, b) for a, b in zip(weights(1), weights(1)))
+    assert not all(np.array_equal(a, b) for a, b in zip(weights(1), weights(2)))
+    # Layers of equal shape must not start alike.
+    kernels = [w for w in weights(1) if w.shape == (3, 3, 4, 4)]
+    assert len(kernels) > 1 and not np.array_equal(kernels[0], kernels[1])
+
+
+def test_half_precision_body_and_float32_ends():
+    network = keras_ddim.residual_unet((8, 8, 3), (4, 8), dtype="mixed_bfloat16")
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in convolutions[:-1]} == {"bfloat16"}
+    assert network.layers[-1].compute_dtype == "float32"
+    outputs = network([np.ones((1, 8, 8, 3)), np.ones((1, 1, 1, 1))])
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
