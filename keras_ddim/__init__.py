@@ -1,18 +1,51 @@
 """Diffusion models for Keras: train once, generate along any list of diffusion times."""
 
-from keras_ddim.model import DiffusionModel
+from keras_ddim.quiet import quietly
+
+with quietly():
+    import keras  # noqa: F401  (brings TensorFlow, which talks on import)
+
+from keras_ddim import callbacks, conditioning, mixing, plots, samplers, schedules, times
+from keras_ddim.data import load_images
+from keras_ddim.flowers import draw_flowers
+from keras_ddim.model import DiffusionModel, Trajectory
 from keras_ddim.networks import SinusoidalEmbedding, residual_unet
-from keras_ddim.samplers import DDIM, Sampler
+from keras_ddim.samplers import (
+    DDIM,
+    DDPM,
+    AdamsBashforth,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    Sampler,
+    UniPC,
+)
 from keras_ddim.schedules import CosineSchedule, Schedule
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DDIM",
+    "DDPM",
+    "AdamsBashforth",
     "CosineSchedule",
+    "DPMSolverPP",
     "DiffusionModel",
+    "Euler",
+    "Heun",
     "Sampler",
     "Schedule",
     "SinusoidalEmbedding",
+    "Trajectory",
+    "UniPC",
+    "callbacks",
+    "conditioning",
+    "draw_flowers",
+    "load_images",
+    "mixing",
+    "plots",
     "residual_unet",
+    "samplers",
+    "schedules",
+    "times",
 ]

@@ -30,17 +30,19 @@ class Conditioning:
     Attributes:
         num_timesteps: Number of timesteps that training draws from, or None if it draws from all
             times in [0, 1).
+        depends_on_schedule: Whether the number depends on the schedule in use, beside the level.
     """
 
     num_timesteps = None
+    depends_on_schedule = False
 
-    def __call__(self, log_snr, diffusion_times=None):
+    def __call__(self, log_snr, schedule=None):
         """The number that the network embeds.
 
         Args:
             log_snr: Noise level, such as (batch, 1, 1, 1).
-            diffusion_times: The times of these levels under the schedule in use, of the same
-                shape; only the untranslated `Timestep` looks at them.
+            schedule: The `keras_ddim.schedules.Schedule` in use; only the untranslated `Timestep`
+                looks at it.
 
         Returns:
             Float tensor, as `log_snr`.
@@ -80,7 +82,7 @@ class NoiseVariance(Conditioning):
     [0.8808, 0.5, 0.1192]
     """
 
-    def __call__(self, log_snr, diffusion_times=None):
+    def __call__(self, log_snr, schedule=None):
         return ops.sigmoid(-as_float(log_snr))
 
 
@@ -100,7 +102,7 @@ class NoiseRate(Conditioning):
         signal rate
     """
 
-    def __call__(self, log_snr, diffusion_times=None):
+    def __call__(self, log_snr, schedule=None):
         return ops.sqrt(ops.sigmoid(-as_float(log_snr)))
 
 
@@ -136,7 +138,7 @@ class LogSNR(Conditioning):
         self.min_log_snr = float(min_log_snr)
         self.max_log_snr = float(max_log_snr)
 
-    def __call__(self, log_snr, diffusion_times=None):
+    def __call__(self, log_snr, schedule=None):
         spread = self.max_log_snr - self.min_log_snr
         return ops.clip((self.max_log_snr - as_float(log_snr)) / spread, 0, 1)
 
@@ -148,11 +150,11 @@ class LogSNR(Conditioning):
 class Timestep(Conditioning):
     """`timesteps / num_timesteps`, of the timesteps 0..T − 1 that have the level in training.
 
-    Translated, the timestep follows from the noise level alone, `timesteps = (T - 1) *
-    schedule.diffusion_times(log_snr)`, so that a model trained with timesteps can be sampled under
-    any schedule within the range of its own. Untranslated, the time under the schedule in use is
-    passed on, `timesteps = (T - 1) * diffusion_times`: the same under the training schedule, and
-    a wrong noise level under any other.
+    `timesteps = (T - 1) * schedule.diffusion_times(log_snr)`; the one question is whose schedule.
+    Translated, it is that of training: the timestep follows from the noise level alone, so that a
+    model trained with timesteps can be sampled under any schedule within the range of its own.
+    Untranslated, it is the schedule in use: the same under the training schedule, and a wrong
+    noise level under any other.
 
     Args:
         schedule: The `keras_ddim.schedules.Schedule` of training, or its name.
@@ -188,20 +190,20 @@ class Timestep(Conditioning):
             )
         self.rounded = bool(rounded)
         self.translate = bool(translate)
+        self.depends_on_schedule = not self.translate
 
-    def __call__(self, log_snr, diffusion_times=None):
-        return self.timesteps(log_snr, diffusion_times) / self.num_timesteps
+    def __call__(self, log_snr, schedule=None):
+        return self.timesteps(log_snr, schedule) / self.num_timesteps
 
-    def timesteps(self, log_snr, diffusion_times=None):
+    def timesteps(self, log_snr, schedule=None):
         """The timesteps in 0..T − 1, as floats; levels beyond the ends give the nearest end."""
         if self.translate:
-            diffusion_times = self.schedule.diffusion_times(as_float(log_snr))
-        elif diffusion_times is None:
+            schedule = self.schedule
+        elif schedule is None:
             raise ValueError(
-                "`diffusion_times` must be given where `translate` is False. "
-                "Received: diffusion_times=None"
+                "`schedule` must be given where `translate` is False. Received: schedule=None"
             )
-        times = ops.clip(as_float(diffusion_times), 0, 1)
+        times = ops.clip(schedule.diffusion_times(as_float(log_snr)), 0, 1)
         timesteps = times_to_timesteps(times, self.num_timesteps)
         nearest = ops.round(timesteps)
         if self.rounded:

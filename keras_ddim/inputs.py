@@ -38,6 +38,13 @@ def check_count(name, value):
     return int(value)
 
 
+def check_choice(name, value, allowed):
+    """`value`, which must be one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
+    return value
+
+
 def check_seed(seed):
     """`seed` as an int of at least 0, or None."""
     if seed is None:

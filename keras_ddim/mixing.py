@@ -10,6 +10,7 @@ import math
 
 from keras import ops
 
+from keras_ddim.inputs import check_choice
 from keras_ddim.schedules import as_float
 
 PREDICTION_TYPES = ("noise", "image", "velocity")
@@ -64,7 +65,7 @@ def separate(noisy_images, prediction, noise_rates, signal_rates, prediction_typ
     Reference:
         [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
     """
-    check_prediction_type(prediction_type)
+    check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
         pred_images = _divide(noisy_images - noise_rates * prediction, signal_rates)
         return prediction, pred_images
@@ -97,7 +98,7 @@ def target(images, noises, noise_rates, signal_rates, prediction_type="noise"):
     Reference:
         [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
     """
-    check_prediction_type(prediction_type)
+    check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
         return noises
     if prediction_type == "image":
@@ -140,8 +141,8 @@ def loss_weights(log_snr, prediction_type="noise", weighting=None, gamma=5.0):
         "truncated_snr": [Salimans & Ho, 2022](https://arxiv.org/abs/2202.00512);
         "min_snr": [Hang et al., 2023](https://arxiv.org/abs/2303.09556)
     """
-    check_prediction_type(prediction_type)
-    check_weighting(weighting)
+    check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
+    check_choice("weighting", weighting, WEIGHTINGS)
     if not 0 < gamma < math.inf:
         raise ValueError(f"`gamma` must be a positive finite number. Received: gamma={gamma!r}")
     log_snr = ops.clip(as_float(log_snr), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
@@ -155,21 +156,6 @@ def loss_weights(log_snr, prediction_type="noise", weighting=None, gamma=5.0):
     if weighting is None:
         weighting = prediction_type
     return ops.exp(log_weights[weighting] - log_weights[prediction_type])
-
-
-def check_prediction_type(prediction_type):
-    """Raises a `ValueError` if `prediction_type` is not one of `PREDICTION_TYPES`."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(
-            f"`prediction_type` must be one of {PREDICTION_TYPES}. "
-            f"Received: prediction_type={prediction_type!r}"
-        )
-
-
-def check_weighting(weighting):
-    """Raises a `ValueError` if `weighting` is not one of `WEIGHTINGS`."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"`weighting` must be one of {WEIGHTINGS}. Received: {weighting=}")
 
 
 def _divide(values, rates):

@@ -1,23 +1,54 @@
 """DiffusionModel: trains a network to separate noisy images, and generates by doing so stepwise."""
 
 import itertools
+import json
+import math
 import time
 import types
+import typing
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import inputs, schedules
-from keras_ddim.mixing import mix, separate
+from keras_ddim import conditioning as conditionings
+from keras_ddim import inputs, samplers, schedules
+from keras_ddim.mixing import (
+    PREDICTION_TYPES,
+    WEIGHTINGS,
+    loss_weights,
+    mix,
+    separate,
+    target,
+)
 from keras_ddim.networks import residual_unet
-from keras_ddim.samplers import DDIM
 from keras_ddim.schedules import PACKAGE, rates
 
 # Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
 IMAGES_TO_ADAPT = 100_000
 BATCHES_TO_ADAPT_FROM_GENERATOR = 16
 SECONDS_BEFORE_PROGRESS = 2.0
+# In log-SNR: how far float32 rounding takes a level out of the range of training, and no more.
+LEVEL_TOLERANCE = 1e-3
+
+
+class Trajectory(typing.NamedTuple):
+    """What `generate(return_trajectory=True)` saw on its way, as NumPy arrays.
+
+    Attributes:
+        images: The generated images (num_images, height, width, channels), in [0, 1].
+        noisy_images: (steps, num_images, height, width, channels), in the normalised space.
+        pred_images: The image predicted at each time, as `noisy_images`, in [0, 1].
+        diffusion_times: The times (steps,).
+        evaluations: Network evaluations that each image cost.
+    """
+
+    images: np.ndarray
+    noisy_images: np.ndarray
+    pred_images: np.ndarray
+    diffusion_times: np.ndarray
+    evaluations: int
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -44,6 +75,14 @@ class DiffusionModel(keras.Model):
             the random initial weights. Defaults to 0.999.
         seed: Integer that makes the initial weights of the default network, training and
             generation reproducible. Defaults to None, a random one.
+        conditioning: What number the network is told of the noise level: a
+            `keras_ddim.conditioning.Conditioning`, "noise_variance", "noise_rate" or "log_snr".
+            Defaults to the noise variance.
+        prediction: What the network predicts: "noise", "image" or "velocity". Defaults to
+            "noise".
+        loss_weighting: The loss that the compiled one is weighted to act as: "noise", "image",
+            "velocity", "truncated_snr", "min_snr" (see `keras_ddim.mixing.loss_weights`), or
+            None. Defaults to None.
         **kwargs: Keyword arguments of `keras.Model`, such as `name` and `dtype`; a dtype policy
             given here ("mixed_bfloat16") is that of the default network, too.
 
@@ -73,19 +112,34 @@ class DiffusionModel(keras.Model):
     """
 
     def __init__(
-        self, image_shape=None, network=None, schedule=None, ema=0.999, seed=None, **kwargs
+        self,
+        image_shape=None,
+        network=None,
+        schedule=None,
+        ema=0.999,
+        seed=None,
+        *,
+        conditioning=None,
+        prediction="noise",
+        loss_weighting=None,
+        **kwargs,
     ):
         # Noise levels lose their digits in a half-precision policy; the network casts for itself.
         super().__init__(autocast=False, **kwargs)
         if not isinstance(ema, (int, float)) or not 0 <= ema < 1:
             raise ValueError(f"`ema` must be a number in [0, 1). Received: ema={ema!r}")
         inputs.check_seed(seed)
+        inputs.check_choice("prediction", prediction, PREDICTION_TYPES)
+        inputs.check_choice("loss_weighting", loss_weighting, WEIGHTINGS)
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
             network = residual_unet(image_shape, seed=seed, dtype=self.dtype_policy)
         self.image_shape = inputs.check_network(network, image_shape)
         self.schedule = schedules.get(schedule)
+        self.conditioning = conditionings.get(conditioning)
+        self.prediction = prediction
+        self.loss_weighting = loss_weighting
         self.ema = float(ema)
         self.seed = seed
 
@@ -103,14 +157,14 @@ class DiffusionModel(keras.Model):
         )
         self.n_loss_tracker = keras.metrics.Mean(name="n_loss")
         self.i_loss_tracker = keras.metrics.Mean(name="i_loss")
-        self.generate_function = None
+        self.generate_functions = {}
         self._traced_with = None
         self.built = True
 
     # The parts
 
     def call(self, noisy_images_and_level, training=False):
-        """The noise in `noisy_images` as the network (when training, else its average) sees it.
+        """What the network (when training, else its average) predicts of `noisy_images`.
 
         Args:
             noisy_images_and_level: `[noisy_images, log_snr]`, of shapes (batch, height, width,
@@ -118,27 +172,30 @@ class DiffusionModel(keras.Model):
             training: Whether to use `network` in training mode, or `ema_network`.
 
         Returns:
-            The predicted noises, float32, as `noisy_images`.
+            The predicted noises (or images, or velocities), float32, as `noisy_images`.
         """
-        noisy_images, log_snr = noisy_images_and_level
-        network = self.network if training else self.ema_network
-        noise_variances = ops.sigmoid(-log_snr)
-        pred_noises = network([noisy_images, noise_variances], training=training)
-        return ops.cast(pred_noises, "float32")
+        return self._predict(*noisy_images_and_level, self.schedule, training)
 
-    def denoise(self, noisy_images, log_snr):
+    def _predict(self, noisy_images, log_snr, schedule, training=False):
+        network = self.network if training else self.ema_network
+        told = self.conditioning(log_snr, schedule)
+        return ops.cast(network([noisy_images, told], training=training), "float32")
+
+    def denoise(self, noisy_images, log_snr, schedule=None):
         """Separates noisy images into their two components with the averaged network.
 
         Args:
             noisy_images: Tensor (batch, height, width, channels), in the normalised space.
             log_snr: Their noise level, a scalar or (batch, 1, 1, 1).
+            schedule: The schedule in use, which only an untranslated `Timestep` conditioning
+                looks at. Defaults to the model's.
 
         Returns:
             `(pred_noises, pred_images)`, both as `noisy_images`.
         """
         log_snr = ops.broadcast_to(log_snr, (ops.shape(noisy_images)[0], 1, 1, 1))
-        pred_noises = self([noisy_images, log_snr], training=False)
-        return separate(noisy_images, pred_noises, *rates(log_snr))
+        prediction = self._predict(noisy_images, log_snr, schedule or self.schedule)
+        return separate(noisy_images, prediction, *rates(log_snr), self.prediction)
 
     def denormalize(self, images):
         """Images from the normalised space back to pixel values, clipped to [0, 1] (NumPy)."""
@@ -153,7 +210,8 @@ class DiffusionModel(keras.Model):
 
         Args:
             optimizer: Defaults to `keras.optimizers.AdamW(1e-3, weight_decay=1e-4)`.
-            loss: Loss between noises and predicted noises. Defaults to "mean_absolute_error".
+            loss: Loss between noises (or what else the network predicts) and their prediction.
+                Defaults to "mean_absolute_error".
             *args: As in `keras.Model.compile`.
             **kwargs: As in `keras.Model.compile`.
         """
@@ -163,7 +221,7 @@ class DiffusionModel(keras.Model):
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
         super().compile(optimizer, loss, *args, **kwargs)
         self.loss_function = keras.losses.get(loss)
-        self.generate_function = None
+        self.generate_functions = {}
 
     def compile_from_config(self, config):
         # Keras leaves this to classes with a `compile` of their own.
@@ -179,25 +237,29 @@ class DiffusionModel(keras.Model):
         return super().test_step(self._draw_noisy(data))
 
     def _draw_noisy(self, data):
-        """Images become a supervised example: noisy images and their level, and the noise."""
+        """Images become a supervised example: noisy images and their level, and the target."""
         images, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images = inputs.scale(images)
         inputs.assert_in_range(images)
         images = self.normalizer(images)
         shape = ops.shape(images)
         noises = keras.random.normal(shape, seed=self.seed_generator)
-        times = keras.random.uniform((shape[0], 1, 1, 1), seed=self.seed_generator)
+        times = self.conditioning.draw_times((shape[0], 1, 1, 1), seed=self.seed_generator)
         log_snr = self.schedule.log_snr(times)
         noisy_images = mix(images, noises, *rates(log_snr))
+        targets = target(images, noises, *rates(log_snr), self.prediction)
         if sample_weight is not None:
             sample_weight = ops.reshape(sample_weight, (-1, 1, 1))
-        return [noisy_images, log_snr], noises, sample_weight
+        if self.loss_weighting is not None:
+            weights = loss_weights(log_snr, self.prediction, self.loss_weighting)[..., 0]
+            sample_weight = weights if sample_weight is None else weights * sample_weight
+        return [noisy_images, log_snr], targets, sample_weight
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Adds `n_loss` and `i_loss`: the loss on the noises and on the images they leave."""
         noisy_images, log_snr = x
-        components = separate(noisy_images, y, *rates(log_snr))
-        pred_components = separate(noisy_images, y_pred, *rates(log_snr))
+        components = separate(noisy_images, y, *rates(log_snr), self.prediction)
+        pred_components = separate(noisy_images, y_pred, *rates(log_snr), self.prediction)
         trackers = self.n_loss_tracker, self.i_loss_tracker
         for tracker, true, pred in zip(trackers, components, pred_components):
             batch_size = ops.cast(ops.shape(true)[0], "float32")
@@ -319,36 +381,62 @@ class DiffusionModel(keras.Model):
         num_images,
         diffusion_times=20,
         *,
+        sampler=None,
+        schedule=None,
         seed=None,
         initial_noise=None,
         batch_size=None,
+        clip=False,
+        return_trajectory=False,
+        callback=None,
         verbose="auto",
     ):
         """Generates images from noise, visiting the given diffusion times in order.
 
-        The network is evaluated once at each time, so a list of k times costs k evaluations of
-        it. Each evaluation separates the images into noise and image; they are mixed again at
-        the next time's noise level, and the image predicted at the last time is returned.
+        At each time the network separates the images into noise and image; the sampler mixes them
+        again at the next time's noise level, and the image predicted at the last time is returned.
+        With the default sampler the network is evaluated once at each time, so a list of k times
+        costs k evaluations of it; see `count_evaluations` of the others.
 
         Args:
             num_images: Number of images.
             diffusion_times: Number of uniform steps (n gives 1, 1 − 1/n, …, 1/n), or any list,
-                tuple, array or tensor of times in [0, 1], in any order and spacing. Defaults to
-                20.
+                tuple, array or tensor of times in [0, 1], in any order and spacing that the
+                sampler can follow; see `keras_ddim.times` for lists. Defaults to 20.
+            sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
+                or a name, such as "ddim", "ddpm", "heun", "dpm_solver_pp". Defaults to
+                `keras_ddim.DDIM()`, which follows any list.
+            schedule: The schedule to which the times belong: a `keras_ddim.schedules.Schedule` or
+                a name. Defaults to the one of training.
             seed: Integer of at least 0; image i depends on it and i alone, whatever
                 `num_images` and `batch_size` are. Defaults to None: the next of the model's own.
             initial_noise: Standard normal noise to start from instead, (num_images, height,
                 width, channels), in the model's normalised space.
             batch_size: Number of images generated together; it bounds the memory needed.
                 Defaults to 64.
+            clip: Whether to clip the predicted images at each step: False, True or "static" (to
+                pixel values in [0, 1]), or "dynamic" (each image is first scaled down until
+                99.5 % of its pixels are within; Saharia et al., 2022). Defaults to False.
+            return_trajectory: Whether to return a `Trajectory` instead of the images alone.
+                Defaults to False.
+            callback: Callable `(step, time, noisy_images, pred_images)` called at each time, for
+                each batch: noisy images in the normalised space, predicted ones in [0, 1], NumPy
+                arrays both. Defaults to None.
             verbose: 0 for silence, 1 for a progress bar, "auto" for one if it takes over 2
                 seconds. Defaults to "auto".
 
         Returns:
-            float32 NumPy array (num_images, height, width, channels) of values in [0, 1].
+            float32 NumPy array (num_images, height, width, channels) of values in [0, 1]; or a
+            `Trajectory`, which has it as `images`.
 
         Raises:
-            ValueError: If an argument is not as described; times are named with their position.
+            ValueError: If an argument is not as described, if the sampler can't follow the list,
+                or if the network can't be told of a noise level; times are named with their
+                position.
+
+        Warns:
+            UserWarning: If a time under `schedule` means a noise level outside the range of
+                training.
 
         Example:
 
@@ -360,52 +448,119 @@ class DiffusionModel(keras.Model):
         times = inputs.check_diffusion_times(diffusion_times)
         if initial_noise is not None:
             initial_noise = inputs.check_noise(initial_noise, (num_images, *self.image_shape))
-        inputs.check_seed(seed)
-        if seed is None and initial_noise is None:
+        if inputs.check_seed(seed) is None:
             seed = [int(part) & 0xFFFFFFFF for part in self.seed_generator.next()]
+        sampler = samplers.get(sampler)
+        schedule = self.schedule if schedule is None else schedules.get(schedule)
+        levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
+        self._check_levels(sampler, times, levels)
+        step, denoise = self.make_generate_functions(sampler, schedule, clip)
 
-        # The level after the last time is only mixed for, never evaluated: the data end.
-        times = np.append(times, 0.0).astype("float32")
-        levels = ops.convert_to_numpy(self.schedule.log_snr(times))
-        step = self.make_generate_function()
-        starts = range(0, num_images, batch_size)
-        progress = _Progress(len(starts) * (len(levels) - 1), verbose)
+        num_batches = math.ceil(num_images / batch_size)
+        progress = _Progress(num_batches * sampler.count_evaluations(len(times)), verbose)
         images = np.empty((num_images, *self.image_shape), "float32")
-        for start in starts:
+        trajectory = []
+        for start in range(0, num_images, batch_size):
             batch = range(start, min(start + batch_size, num_images))
-            if initial_noise is None:
-                noisy_images = _draw_noise(seed, batch, self.image_shape)
-            else:
-                noisy_images = initial_noise[start : batch.stop]
-            for log_snr, next_log_snr in itertools.pairwise(levels):
-                noisy_images, pred_images = step(noisy_images, log_snr, next_log_snr)
-                progress.advance()
-            images[start : batch.stop] = self.denormalize(pred_images)
-        return images
+            draw_noises = _noise_source(seed, batch, self.image_shape)
+            noises = draw_noises() if initial_noise is None else initial_noise[start : batch.stop]
+            noisy_images = ops.convert_to_tensor(noises)
+            visits = samplers.sample(sampler, step, denoise, noisy_images, levels, draw_noises)
+            visited = []
+            for i, (noisy_images, pred_images) in enumerate(visits):
+                last = i == len(times) - 1
+                progress.advance(1 if last else sampler.evaluations_per_step)
+                if last or return_trajectory or callback is not None:
+                    noisy_images = ops.convert_to_numpy(noisy_images)
+                    pred_images = self.denormalize(pred_images)
+                if callback is not None:
+                    callback(i, float(times[i]), noisy_images, pred_images)
+                if return_trajectory:
+                    visited.append((noisy_images, pred_images))
+            trajectory.append(visited)
+            images[start : batch.stop] = pred_images
+        if not return_trajectory:
+            return images
+        noisy_images, pred_images = (
+            np.concatenate([np.stack(arrays) for arrays in per_batch], axis=1)
+            for per_batch in zip(*[zip(*visited) for visited in trajectory])
+        )
+        return Trajectory(
+            images, noisy_images, pred_images, times, sampler.count_evaluations(len(times))
+        )
 
-    def make_generate_function(self):
-        """The sampler's step on the averaged network, compiled once and kept.
+    def make_generate_functions(self, sampler=None, schedule=None, clip=False):
+        """A sampler's step on the averaged network, and the denoising alone: compiled and kept.
+
+        Args:
+            sampler: See `generate`.
+            schedule: See `generate`.
+            clip: See `generate`.
 
         Returns:
-            Callable `(noisy_images, log_snr, next_log_snr) -> (next_noisy_images, pred_images)`,
-            for any number of images and any noise levels without retracing.
+            `(step, denoise)` as `keras_ddim.samplers.sample` takes them, for any number of images
+            and any noise levels without retracing.
         """
-        if self.generate_function is None:
+        inputs.check_choice("clip", clip, (False, True, "static", "dynamic"))
+        sampler = samplers.get(sampler)
+        schedule = self.schedule if schedule is None else schedules.get(schedule)
+        parts = [sampler, schedule if self.conditioning.depends_on_schedule else None]
+        key = json.dumps([keras.saving.serialize_keras_object(part) for part in parts] + [clip])
+        if key not in self.generate_functions:
 
-            def step(noisy_images, log_snr, next_log_snr):
-                return DDIM().step(self.denoise, noisy_images, log_snr, next_log_snr)
+            def denoise(noisy_images, log_snr):
+                pred_noises, pred_images = self.denoise(noisy_images, log_snr, schedule)
+                if clip:
+                    pred_images = self._clip(pred_images, clip)
+                    return separate(noisy_images, pred_images, *rates(log_snr), "image")
+                return pred_noises, pred_images
 
-            if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
-                import tensorflow as tf
+            def step(noisy_images, log_snr, next_log_snr, memory, *noises):
+                return sampler.step(denoise, noisy_images, log_snr, next_log_snr, memory, *noises)
 
-                level = tf.TensorSpec((), "float32")
-                step = tf.function(
-                    step,
-                    input_signature=[tf.TensorSpec((None, *self.image_shape)), level, level],
-                    jit_compile=self.jit_compile,
-                )
-            self.generate_function = step
-        return self.generate_function
+            self.generate_functions[key] = self._compiled(sampler, step, denoise)
+        return self.generate_functions[key]
+
+    def _compiled(self, sampler, step, denoise):
+        if keras.backend.backend() != "tensorflow" or self.run_eagerly:
+            return step, denoise
+        import tensorflow as tf
+
+        images, level = tf.TensorSpec((None, *self.image_shape)), tf.TensorSpec(())
+        # The batch is the first dimension of all but the remembered levels.
+        memory = tuple(
+            tf.TensorSpec((None, *tensor.shape[1:]) if len(tensor.shape) > 1 else tensor.shape)
+            for tensor in sampler.start(ops.zeros((1, *self.image_shape)))
+        )
+        signature = [images, level, level, memory] + [images] * sampler.is_stochastic
+        return tuple(
+            tf.function(function, signature, jit_compile=self.jit_compile)
+            for function, signature in ((step, signature), (denoise, [images, level]))
+        )
+
+    def _clip(self, pred_images, clip):
+        """Predicted images, in the normalised space, within the pixel values [0, 1]."""
+        deviation = ops.maximum(ops.sqrt(self.normalizer.adapt_variance), keras.backend.epsilon())
+        pixels = self.normalizer.adapt_mean + deviation * pred_images
+        if clip == "dynamic":
+            extents = ops.quantile(ops.abs(2 * pixels - 1), 0.995, axis=(1, 2, 3), keepdims=True)
+            pixels = (1 + (2 * pixels - 1) / ops.maximum(extents, 1.0)) / 2
+        return (ops.clip(pixels, 0.0, 1.0) - self.normalizer.adapt_mean) / deviation
+
+    def _check_levels(self, sampler, times, levels):
+        """Raises where sampler or network can't work at `levels`; warns where it never learnt."""
+        samplers.check_levels(sampler, times, levels)
+        self.conditioning.check(levels)
+        ends = ops.convert_to_numpy(self.schedule.log_snr(np.array([0, 1], "float32")))
+        excess = np.maximum(levels - ends[0], ends[1] - levels)
+        worst = np.argmax(excess)
+        if excess[worst] > LEVEL_TOLERANCE:
+            warnings.warn(
+                f"diffusion_times[{worst}]={times[worst]:g} means a log-SNR of {levels[worst]:.4g},"
+                f" {excess[worst]:.3g} outside the range of training, {ends[1]:.4g} to "
+                f"{ends[0]:.4g}",
+                stacklevel=3,
+            )
 
     # Saving
 
@@ -417,6 +572,9 @@ class DiffusionModel(keras.Model):
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "ema": self.ema,
             "seed": self.seed,
+            "conditioning": keras.saving.serialize_keras_object(self.conditioning),
+            "prediction": self.prediction,
+            "loss_weighting": self.loss_weighting,
         }
 
     @classmethod
@@ -435,14 +593,11 @@ class DiffusionModel(keras.Model):
         self.seed_generator.state.assign(store["seed_generator"])
 
 
-def _draw_noise(seed, batch, image_shape):
-    """Standard normal noise for the images of a batch, each from a generator of its own."""
+def _noise_source(seed, batch, image_shape):
+    """Callable that draws noise for the images of a batch, each from a generator of its own."""
     entropy = np.atleast_1d(seed).tolist()
-    noises = [
-        np.random.default_rng([*entropy, index]).standard_normal(image_shape, "float32")
-        for index in batch
-    ]
-    return np.stack(noises)
+    generators = [np.random.default_rng([*entropy, index]) for index in batch]
+    return lambda: np.stack([rng.standard_normal(image_shape, "float32") for rng in generators])
 
 
 class _Progress:
@@ -450,14 +605,18 @@ class _Progress:
 
     def __init__(self, target, verbose):
         self.target, self.verbose = target, verbose
-        self.done, self.bar, self.start = 0, None, time.monotonic()
+        self.done, self.start = 0, None
+        self.bar = self._make_bar() if verbose == 1 else None
 
-    def advance(self):
-        self.done += 1
+    def _make_bar(self):
+        return keras.utils.Progbar(self.target, unit_name="evaluation")
+
+    def advance(self, evaluations):
+        self.done += evaluations
+        # The first evaluation may have been compiled, which says nothing about the others.
+        self.start = self.start or time.monotonic()
         waited = time.monotonic() - self.start
-        if self.bar is None and (
-            self.verbose == 1 or (self.verbose == "auto" and waited > SECONDS_BEFORE_PROGRESS)
-        ):
-            self.bar = keras.utils.Progbar(self.target, unit_name="evaluation")
+        if self.bar is None and self.verbose == "auto" and waited > SECONDS_BEFORE_PROGRESS:
+            self.bar = self._make_bar()
         if self.bar is not None:
             self.bar.update(self.done)

@@ -1,31 +1,76 @@
-"""Samplers: one step from a noise level to the next.
+"""Samplers: one step from a noise level to the next, and the loop over a list of levels.
 
-A sampler knows nothing of loops, batches, progress bars or networks: it is handed a `denoise`
-callable and two noise levels. The loop over the list of times stands in `DiffusionModel.generate`.
+A sampler knows nothing of schedules, batches, progress bars or networks: it is handed a `denoise`
+callable and two noise levels. Every formula below holds for any two levels, so every list of times
+works with every sampler; only multistep solvers, which learn from earlier steps, need the times to
+decrease, and the first steps of a list, where there is little to learn from, are of lower order.
+
+Notation of the formulas: at a noise level, α = `signal_rates`, s = `noise_rates`, σ = s / α, and
+λ = log(α / s) = `log_snr` / 2. Levels without a mark are those a step starts from, marked ones
+(α', s', σ', λ') those it goes to, and h = λ' − λ.
 """
 
-import keras
+import itertools
+import math
 
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddim.inputs import check_choice
 from keras_ddim.mixing import mix
 from keras_ddim.schedules import PACKAGE, rates
 
 
 class Sampler:
-    """One step from a noise level to the next."""
+    """One step from a noise level to the next.
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr):
+    Subclasses implement `step`, `start` if they remember earlier steps, and `get_config` if their
+    constructor takes arguments; registered with `keras.saving.register_keras_serializable` they
+    can be saved and loaded.
+
+    Attributes:
+        order: How fast the error falls with the number of steps: as `1 / steps ** order` (with
+            the corrector of `UniPC`, which takes the order of its predictor, one faster).
+        evaluations_per_step: Network evaluations that a step costs.
+        is_stochastic: Whether a step needs fresh `noises`.
+        needs_decreasing: Whether times must decrease strictly from step to step.
+        accepts_infinite_levels: Whether a step may start or end where there is no signal or no
+            noise at all.
+    """
+
+    order = 1
+    evaluations_per_step = 1
+    is_stochastic = False
+    needs_decreasing = False
+    accepts_infinite_levels = False
+
+    def start(self, noisy_images):
+        """What the first step remembers: a tuple of tensors, its structure and shapes fixed.
+
+        Tensors of at least two dimensions have the batch as their first.
+        """
+        return ()
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
         """Takes `noisy_images` from one noise level to the next.
 
         Args:
             denoise: Callable `(noisy_images, log_snr) -> (pred_noises, pred_images)`.
             noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
-            log_snr: The present noise level, broadcasting to `noisy_images`.
-            next_log_snr: The noise level to go to; may be higher, lower or the same.
+            log_snr: The present noise level, a scalar tensor.
+            next_log_snr: The noise level to go to, a scalar tensor.
+            memory: What the step before returned, or `start(noisy_images)` at the first.
+            noises: Standard normal noise, as `noisy_images`; used if `is_stochastic`.
 
         Returns:
-            `(next_noisy_images, pred_images)`.
+            `(next_noisy_images, pred_images, memory)`.
         """
         raise NotImplementedError
+
+    def count_evaluations(self, num_times):
+        """Network evaluations that a list of `num_times` times costs: the last one costs one."""
+        return (num_times - 1) * self.evaluations_per_step + 1
 
     def get_config(self):
         return {}
@@ -34,18 +79,596 @@ class Sampler:
     def from_config(cls, config):
         return cls(**config)
 
+    def __repr__(self):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _check_noises(self, noises):
+        if noises is None:
+            raise ValueError(f"`noises` must be given to {self}, which is stochastic.")
+        return noises
+
+
+def sample(sampler, step, denoise, noisy_images, levels, draw_noises=None):
+    """Visits a list of noise levels: a sampler's step from each to the next, denoised at the last.
+
+    Args:
+        sampler: The `Sampler`.
+        step: Its step on a network, compiled or not: `(noisy_images, log_snr, next_log_snr,
+            memory[, noises]) -> (next_noisy_images, pred_images, memory)`.
+        denoise: Callable `(noisy_images, log_snr) -> (pred_noises, pred_images)`. Not called, so
+            not compiled, where a step is no more than that: deterministic, of one evaluation.
+        noisy_images: What to start from, at the level `levels[0]`.
+        levels: log-SNRs, a NumPy array of the dtype of `noisy_images`; see `check_levels`.
+        draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
+            by stochastic samplers, and called once a step.
+
+    Yields:
+        `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
+    """
+    memory = sampler.start(noisy_images)
+    for log_snr, next_log_snr in itertools.pairwise(levels):
+        noises = (draw_noises(),) if sampler.is_stochastic else ()
+        next_noisy_images, pred_images, memory = step(
+            noisy_images, log_snr, next_log_snr, memory, *noises
+        )
+        yield noisy_images, pred_images
+        noisy_images = next_noisy_images
+    if sampler.is_stochastic or sampler.evaluations_per_step > 1:
+        _, pred_images = denoise(noisy_images, levels[-1])
+    else:
+        # The step's one evaluation is the one wanted; where it would go to is of no importance.
+        _, pred_images, _ = step(noisy_images, levels[-1], levels[-1] + 1, memory)
+    yield noisy_images, pred_images
+
+
+def check_levels(sampler, diffusion_times, levels):
+    """Raises if `sampler` cannot follow a list of times.
+
+    Args:
+        sampler: The `Sampler`.
+        diffusion_times: The list of times, for the message.
+        levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
+
+    Raises:
+        ValueError: If a time does not decrease and `sampler` needs it to, or if its noise level
+            is infinite and `sampler` does not accept that.
+    """
+    for i, level in enumerate(levels):
+        received = f"Received: diffusion_times[{i}]={diffusion_times[i]}"
+        if not sampler.accepts_infinite_levels and not math.isfinite(level):
+            raise ValueError(
+                f"`diffusion_times` must have a finite log-SNR with {sampler}; only DDIM and DDPM "
+                f"accept an infinite one. {received}, of log-SNR {level}"
+            )
+        if sampler.needs_decreasing and i and not level > levels[i - 1]:
+            raise ValueError(
+                f"`diffusion_times` must decrease strictly with {sampler}; DDIM, DDPM, Euler, Heun "
+                "and the deterministic DPMSolverPP(variant='singlestep') follow any list. "
+                f"{received} after {diffusion_times[i - 1]}"
+            )
+
+
+# Solvers that remember nothing
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DDIM(Sampler):
-    """`next_noisy_images = next_signal_rates * pred_images + next_noise_rates * pred_noises`.
+    """`next_noisy_images = α' pred_images + √(s'² − ς²) pred_noises + ς noises`.
 
     Separates the noisy images into their two components and mixes them again at the next noise
-    level. Deterministic, first order, one network evaluation a step.
+    level, with a part of the predicted noise replaced by fresh noise of standard deviation
+    `ς = eta s' √(1 − σ'² / σ²)`. First order, one network evaluation a step. With `eta=0` it is
+    deterministic, with `eta=1` it is ancestral sampling, as `DDPM`.
+
+    Follows any list of times; steps to a higher noise level are deterministic.
+
+    Args:
+        eta: Amount of fresh noise, in [0, 1]. Defaults to 0.
+        variance: "small", as above, or "large": the fresh noise, but not what it replaces, is
+            larger by σ / σ', which is the σ̂ of the paper if `eta=1`. Defaults to "small".
+
+    Raises:
+        ValueError: If an argument is not as described.
 
     Reference:
         [Song et al., 2020, Denoising Diffusion Implicit Models](https://arxiv.org/abs/2010.02502)
     """
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr):
+    accepts_infinite_levels = True
+
+    def __init__(self, eta=0.0, variance="small"):
+        self.eta = _check_number("eta", eta, 0, 1)
+        self.variance = check_choice("variance", variance, ("small", "large"))
+        self.is_stochastic = self.eta > 0
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
         pred_noises, pred_images = denoise(noisy_images, log_snr)
-        return mix(pred_images, pred_noises, *rates(next_log_snr)), pred_images
+        noise_rate, _ = rates(log_snr)
+        next_noise_rate, next_signal_rate = rates(next_log_snr)
+        if not self.is_stochastic:
+            return mix(pred_images, pred_noises, next_noise_rate, next_signal_rate), pred_images, ()
+        # σ'² / σ² from the levels themselves: in short steps, the rates have lost its digits.
+        log_ratio = ops.minimum(log_snr - next_log_snr, 0.0)
+        kept_rate = next_noise_rate * ops.sqrt(1 - self.eta**2 + self.eta**2 * ops.exp(log_ratio))
+        fresh_rate = next_noise_rate if self.variance == "small" else noise_rate
+        fresh_rate = fresh_rate * self.eta * ops.sqrt(-ops.expm1(log_ratio))
+        next_noisy_images = mix(pred_images, pred_noises, kept_rate, next_signal_rate)
+        return next_noisy_images + fresh_rate * self._check_noises(noises), pred_images, ()
+
+    def get_config(self):
+        return {"eta": self.eta, "variance": self.variance}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DDPM(DDIM):
+    """`next_noisy_images = α' pred_images + s' σ'/σ pred_noises + s' √(1 − σ'² / σ²) noises`.
+
+    Ancestral sampling: as much of the predicted noise as training's mixing allows is replaced by
+    fresh noise. The same as `DDIM(eta=1)`. First order, one network evaluation a step.
+
+    Follows any list of times; steps to a higher noise level are deterministic.
+
+    Args:
+        variance: That of the fresh noise: "small" (the β̃ of the paper) or "large" (β), which is
+            larger by σ² / σ'². Defaults to "small".
+
+    Raises:
+        ValueError: If `variance` is neither.
+
+    Reference:
+        [Ho et al., 2020, Denoising Diffusion Probabilistic Models](https://arxiv.org/abs/2006.11239)
+    """
+
+    def __init__(self, variance="small"):
+        super().__init__(eta=1.0, variance=variance)
+
+    def get_config(self):
+        return {"variance": self.variance}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Euler(Sampler):
+    """`next_noisy_images / α' = noisy_images / α + (σ' − σ) pred_noises`.
+
+    Euler's method on the probability-flow equation d(noisy_images / α) / dσ = pred_noises, after
+    an optional churn, which raises the noise level to σ (1 + churn) with fresh noise. First order,
+    one network evaluation a step; without churn the same as `DDIM()`.
+
+    Follows any list of times.
+
+    Args:
+        churn: How much of σ is added before each step, in [0, √2 − 1]: S_churn / steps in the
+            paper. Defaults to 0, which is deterministic.
+        churn_min_sigma: The lowest σ that is churned (S_min). Defaults to 0.
+        churn_max_sigma: The highest (S_max), or None for no bound. Defaults to None.
+        noise_scale: Standard deviation of the fresh noise (S_noise). Defaults to 1.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Reference:
+        [Karras et al., 2022, Elucidating the Design Space of Diffusion-Based Generative
+        Models](https://arxiv.org/abs/2206.00364)
+    """
+
+    def __init__(self, churn=0.0, churn_min_sigma=0.0, churn_max_sigma=None, noise_scale=1.0):
+        self.churn = _check_number("churn", churn, 0, math.sqrt(2) - 1)
+        self.churn_min_sigma = _check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
+        if churn_max_sigma is not None:
+            churn_max_sigma = _check_number(
+                "churn_max_sigma", churn_max_sigma, self.churn_min_sigma, math.inf
+            )
+        self.churn_max_sigma = churn_max_sigma
+        self.noise_scale = _check_number("noise_scale", noise_scale, 0, math.inf)
+        self.is_stochastic = self.churn > 0
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+        noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
+        pred_noises, pred_images = denoise(noisy_images, log_snr)
+        return _follow(noisy_images, log_snr, next_log_snr, pred_noises), pred_images, ()
+
+    def _raise_noise(self, noisy_images, log_snr, noises):
+        """Noisy images and their level, after the churn."""
+        if not self.is_stochastic:
+            return noisy_images, log_snr
+        sigma = ops.exp(-log_snr / 2)
+        churned = sigma >= self.churn_min_sigma
+        if self.churn_max_sigma is not None:
+            churned = ops.logical_and(churned, sigma <= self.churn_max_sigma)
+        growth = ops.where(churned, 1 + self.churn, ops.ones_like(sigma))
+        raised_log_snr = log_snr - 2 * ops.log(growth)
+        _, signal_rate = rates(log_snr)
+        _, raised_signal_rate = rates(raised_log_snr)
+        added_sigma = self.noise_scale * sigma * ops.sqrt(growth**2 - 1)
+        raised_images = noisy_images / signal_rate + added_sigma * self._check_noises(noises)
+        return raised_signal_rate * raised_images, raised_log_snr
+
+    def get_config(self):
+        return {
+            "churn": self.churn,
+            "churn_min_sigma": self.churn_min_sigma,
+            "churn_max_sigma": self.churn_max_sigma,
+            "noise_scale": self.noise_scale,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Heun(Euler):
+    """`next_noisy_images / α' = noisy_images / α + (σ' − σ) (pred_noises + pred_noises') / 2`.
+
+    Heun's method on the equation of `Euler`, with the same churn: pred_noises' is the noise in the
+    images that Euler's step ends at. Second order, two network evaluations a step.
+
+    Follows any list of times.
+
+    Args:
+        churn: See `Euler`.
+        churn_min_sigma: See `Euler`.
+        churn_max_sigma: See `Euler`.
+        noise_scale: See `Euler`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Reference:
+        [Karras et al., 2022, Elucidating the Design Space of Diffusion-Based Generative
+        Models](https://arxiv.org/abs/2206.00364), Algorithms 1 and 2
+    """
+
+    order = 2
+    evaluations_per_step = 2
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+        noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
+        pred_noises, pred_images = denoise(noisy_images, log_snr)
+        euler_images = _follow(noisy_images, log_snr, next_log_snr, pred_noises)
+        next_pred_noises, _ = denoise(euler_images, next_log_snr)
+        slope = (pred_noises + next_pred_noises) / 2
+        return _follow(noisy_images, log_snr, next_log_snr, slope), pred_images, ()
+
+
+# Solvers that fit a polynomial through several predictions
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AdamsBashforth(Sampler):
+    """`next_noisy_images = α'/α noisy_images − α' ∫ exp(−l) P(l) dl` from λ to λ'.
+
+    P is the polynomial in λ through the present and the `order - 1` last predicted noises, each at
+    its own level; the integral, that of `P dσ`, is exact. This is the linear multistep method on
+    the equation of `Euler` for any spacing, in the exponential form, which extrapolates better in
+    long steps than a polynomial in σ. One network evaluation a step; `order=1` is `DDIM()`.
+
+    The first steps, with fewer predictions to go through, are of lower order: orders above 2 are
+    reached from exact starting values, or where those steps are short enough for their error not
+    to matter; else the error falls with order 2 at last.
+
+    Args:
+        order: 1 to 5. Defaults to 4.
+
+    Raises:
+        ValueError: If `order` is not as described.
+
+    Reference:
+        [Liu et al., 2022, Pseudo Numerical Methods for Diffusion Models on
+        Manifolds](https://arxiv.org/abs/2202.09778), whose linear multistep method this is, for
+        any spacing and without the Runge-Kutta start;
+        [Zhang & Chen, 2022, Fast Sampling of Diffusion Models with Exponential
+        Integrator](https://arxiv.org/abs/2204.13902)
+    """
+
+    def __init__(self, order=4):
+        self.order = int(check_choice("order", order, (1, 2, 3, 4, 5)))
+        self.needs_decreasing = self.order > 1
+
+    def start(self, noisy_images):
+        return _no_predictions(noisy_images, self.order - 1)
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+        present_noises, pred_images = denoise(noisy_images, log_snr)
+        levels, pred_noises = _recall(memory, log_snr, present_noises)
+        nodes = (levels - log_snr) / (next_log_snr - log_snr)
+        next_noisy_images = _integrate(
+            noisy_images, log_snr, next_log_snr, nodes, pred_noises, are_noises=True
+        )
+        return next_noisy_images, pred_images, _keep(levels, pred_noises, self.order - 1)
+
+    def get_config(self):
+        return {"order": self.order}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DPMSolverPP(Sampler):
+    """`next_noisy_images = s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ'.
+
+    P is a polynomial in λ through predicted images: those of the present and the `order - 1` last
+    steps ("multistep", one network evaluation a step), or the present one and one on the way from
+    λ to λ' ("singlestep", `order` evaluations a step). `order=1` is `DDIM()`. The integral is
+    exact, except that, as in the paper, a P of order 2 counts by its value half-way from λ to λ'.
+    (Published code of multistep order 3 takes half of P's curvature, which makes it second order;
+    here it is third.)
+
+    `stochastic=True` integrates the reverse-time stochastic equation instead, `next_noisy_images =
+    s'/s exp(−h) noisy_images + 2 s' exp(−λ') ∫ exp(2l) P(l) dl + s' √(1 − exp(−2h)) noises`, whose
+    `order=1` is `DDPM()`.
+
+    The first multistep steps, with fewer predictions to go through, are of lower order: order 3 is
+    reached from exact starting values, or where those steps are short enough for their error not
+    to matter; else the error falls with order 2 at last.
+
+    Args:
+        order: 1, 2 or 3; 1 or 2 if `stochastic`. Defaults to 2.
+        variant: "multistep" (2M, 3M) or "singlestep" (2S, 3S), which follows any list of times.
+            Defaults to "multistep".
+        stochastic: Whether to add fresh noise (SDE-DPM-Solver++); multistep only. Defaults to
+            False.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Reference:
+        [Lu et al., 2022, DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
+        Models](https://arxiv.org/abs/2211.01095)
+    """
+
+    def __init__(self, order=2, variant="multistep", stochastic=False):
+        self.order = int(check_choice("order", order, (1, 2, 3)))
+        self.variant = check_choice("variant", variant, ("multistep", "singlestep"))
+        self.stochastic = bool(check_choice("stochastic", stochastic, (False, True)))
+        if self.stochastic and (self.variant == "singlestep" or self.order == 3):
+            raise ValueError(
+                "`stochastic` must be False, or `variant` 'multistep' and `order` 1 or 2. "
+                f"Received: stochastic=True, variant={variant!r}, order={order}"
+            )
+        self.is_stochastic = self.stochastic
+        self.evaluations_per_step = self.order if self.variant == "singlestep" else 1
+        self.steps_remembered = self.order - 1 if self.variant == "multistep" else 0
+        self.needs_decreasing = self.stochastic or self.steps_remembered > 0
+
+    def start(self, noisy_images):
+        return _no_predictions(noisy_images, self.steps_remembered)
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+        _, present_images = denoise(noisy_images, log_snr)
+        if self.variant == "singlestep":
+            nodes, pred_images = self._predict_between(
+                denoise, noisy_images, log_snr, next_log_snr, present_images
+            )
+        else:
+            levels, pred_images = _recall(memory, log_snr, present_images)
+            memory = _keep(levels, pred_images, self.steps_remembered)
+            nodes = (levels - log_snr) / (next_log_snr - log_snr)
+        next_noisy_images = _integrate(
+            noisy_images,
+            log_snr,
+            next_log_snr,
+            nodes,
+            pred_images,
+            line_rule=None if (self.order, self.variant) == (3, "singlestep") else "bh2",
+            reversion=2 if self.stochastic else 1,
+        )
+        if self.stochastic:
+            next_noise_rate, _ = rates(next_log_snr)
+            fresh_rate = next_noise_rate * ops.sqrt(-ops.expm1(log_snr - next_log_snr))
+            next_noisy_images = next_noisy_images + fresh_rate * self._check_noises(noises)
+        return next_noisy_images, present_images, memory
+
+    def _predict_between(self, denoise, noisy_images, log_snr, next_log_snr, present_images):
+        """The nodes of P on the way from 0 to 1, and the images predicted there."""
+        nodes, pred_images = np.zeros(1), [present_images]
+        for place in {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}[self.order]:
+            between_log_snr = log_snr + place * (next_log_snr - log_snr)
+            between_images = _integrate(
+                noisy_images,
+                log_snr,
+                between_log_snr,
+                ops.cast(nodes / place, log_snr.dtype),
+                pred_images,
+            )
+            _, between_pred_images = denoise(between_images, between_log_snr)
+            # P goes through the last of them only: the earlier were less accurate.
+            nodes, pred_images = np.array([0, place]), [present_images, between_pred_images]
+        return ops.cast(nodes, log_snr.dtype), pred_images
+
+    def get_config(self):
+        return {"order": self.order, "variant": self.variant, "stochastic": self.stochastic}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UniPC(Sampler):
+    """`next_noisy_images = s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ', taken twice.
+
+    P is the polynomial in λ through the present and the `order - 1` last predicted images: that is
+    the predictor. Once the next step has predicted the image at λ', the corrector takes the step
+    to λ' again, with P through that one, too, and the next step starts from where it ends. One
+    network evaluation a step, and an error that falls with `order + 1`.
+
+    The integral is exact, but for a straight line: its slope is weighed by B(h) / 2, as in the
+    paper. (For more predictions, B(h) cancels.) The first steps, with fewer predictions to go
+    through, are of lower order: with `order=3`, an error that falls with 4 is reached from exact
+    starting values, or where those steps are short enough for their error not to matter; else it
+    falls with 3 at last.
+
+    Args:
+        order: Order of the predictor: 1, 2 or 3. Defaults to 2.
+        variant: B(h): "bh1" (h) or "bh2" (1 − exp(−h)). Defaults to "bh2".
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Reference:
+        [Zhao et al., 2023, UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
+        Diffusion Models](https://arxiv.org/abs/2302.04867)
+    """
+
+    needs_decreasing = True
+
+    def __init__(self, order=2, variant="bh2"):
+        self.order = int(check_choice("order", order, (1, 2, 3)))
+        self.variant = check_choice("variant", variant, ("bh1", "bh2"))
+
+    def start(self, noisy_images):
+        return (*_no_predictions(noisy_images, self.order), noisy_images)
+
+    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+        _, present_images = denoise(noisy_images, log_snr)
+        *memory, last_noisy_images = memory
+        levels, pred_images = _recall(memory, log_snr, present_images)
+        corrected_images = self._go(last_noisy_images, levels[1], log_snr, levels, pred_images)
+        noisy_images = ops.where(ops.isinf(levels[1]), noisy_images, corrected_images)
+        memory = _keep(levels, pred_images, self.order)
+        next_noisy_images = self._go(noisy_images, log_snr, next_log_snr, memory[0], memory[1:])
+        return next_noisy_images, present_images, (*memory, noisy_images)
+
+    def _go(self, noisy_images, log_snr, next_log_snr, levels, pred_images):
+        nodes = (levels - log_snr) / (next_log_snr - log_snr)
+        return _integrate(
+            noisy_images, log_snr, next_log_snr, nodes, pred_images, line_rule=self.variant
+        )
+
+    def get_config(self):
+        return {"order": self.order, "variant": self.variant}
+
+
+# Memory: the levels and the predictions of earlier steps, the latest first
+
+
+def _no_predictions(noisy_images, steps):
+    """Memory of no step taken: predictions at a log-SNR of −∞, which polynomials ignore."""
+    levels = ops.full((steps,), -math.inf, dtype=noisy_images.dtype)
+    return (levels, *[ops.zeros_like(noisy_images)] * steps)
+
+
+def _recall(memory, log_snr, prediction):
+    """`(levels, predictions)`: the present ones, and those remembered."""
+    levels, *predictions = memory
+    return ops.append(log_snr, levels), [prediction, *predictions]
+
+
+def _keep(levels, predictions, steps):
+    """Memory of the last `steps` predictions."""
+    return (levels[:steps], *predictions[:steps])
+
+
+# Integration
+
+
+# Gauss's quadrature on [0, 1]. Closed forms of these integrals lose their digits in short steps.
+POINTS, POINT_WEIGHTS = np.polynomial.legendre.leggauss(16)
+POINTS, POINT_WEIGHTS = (POINTS + 1) / 2, POINT_WEIGHTS / 2
+
+
+def _follow(noisy_images, log_snr, next_log_snr, slope):
+    """`α' (noisy_images / α + (σ' − σ) slope)`."""
+    _, signal_rate = rates(log_snr)
+    _, next_signal_rate = rates(next_log_snr)
+    sigma_change = ops.exp(-next_log_snr / 2) - ops.exp(-log_snr / 2)
+    return next_signal_rate * (noisy_images / signal_rate + sigma_change * slope)
+
+
+def _integrate(
+    noisy_images,
+    log_snr,
+    next_log_snr,
+    nodes,
+    predictions,
+    are_noises=False,
+    line_rule=None,
+    reversion=1,
+):
+    """`s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ', P going through `predictions`.
+
+    Args:
+        noisy_images: Where to start, at the level `log_snr`.
+        log_snr: The level to start from.
+        next_log_snr: The level to go to.
+        nodes: The levels of `predictions`, the step being from 0 to 1; P ignores infinite ones.
+        predictions: List of predicted images, tensors.
+        are_noises: Whether they are predicted noises instead. In the formula, images and noises
+            then change places, and λ its sign.
+        line_rule: "bh1" or "bh2" to weigh the slope of a P through no more than two nodes by
+            UniPC's B(h) / 2. Defaults to None: the exact integral.
+        reversion: 1 for the probability-flow equation, 2 for the reverse-time stochastic one, in
+            which what is remembered of the noise fades twice as fast.
+    """
+    noise_rate, signal_rate = rates(log_snr)
+    next_noise_rate, next_signal_rate = rates(next_log_snr)
+    h = reversion * (next_log_snr - log_snr) / 2
+    if are_noises:
+        h = -h
+        noise_rate, next_noise_rate, next_signal_rate = (
+            signal_rate,
+            next_signal_rate,
+            next_noise_rate,
+        )
+    total = -ops.expm1(-h)
+    points = ops.cast(POINTS, nodes.dtype)
+    point_weights = ops.cast(POINT_WEIGHTS, nodes.dtype) * h * ops.exp(h * (points - 1))
+    weights = ops.matmul(point_weights, _lagrange(nodes, points))
+    if line_rule:
+        # A line whose slope is weighed so counts by its value at a single point.
+        point = h / (2 * total) if line_rule == "bh1" else ops.full_like(h, 0.5)
+        is_line = ops.sum(ops.cast(ops.isfinite(nodes), "int32")) <= 2
+        weights = ops.where(is_line, total * _lagrange(nodes, point)[0], weights)
+    noise_ratio = next_noise_rate / noise_rate * ops.exp((1 / reversion - 1) * h)
+    integral = sum(weights[i] * prediction for i, prediction in enumerate(predictions))
+    return noise_ratio * noisy_images + next_signal_rate * integral
+
+
+def _lagrange(nodes, points):
+    """Matrix L with `P(points) = L f(nodes)`, P the polynomial through the finite nodes."""
+    # factors[i, j, m] = (points[i] − nodes[m]) / (nodes[j] − nodes[m])
+    gaps = ops.expand_dims(nodes, 1) - nodes
+    factors = (ops.reshape(points, (-1, 1, 1)) - nodes) / gaps
+    skipped = ops.logical_or(np.eye(nodes.shape[0], dtype="bool"), ops.isinf(nodes))
+    return ops.prod(ops.where(skipped, 1.0, factors), axis=-1)
+
+
+# What constructors check, and names
+
+
+def _check_number(name, value, low, high):
+    """`value` as a float, which must be finite and lie in [low, high]."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or not math.isfinite(value):
+        raise ValueError(
+            f"`{name}` must be a number in [{low:.4g}, {high:.4g}]. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+SAMPLERS = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "euler": Euler,
+    "heun": Heun,
+    "dpm_solver_pp": DPMSolverPP,
+    "dpm++": DPMSolverPP,
+    "unipc": UniPC,
+    "adams_bashforth": AdamsBashforth,
+}
+
+
+def get(identifier):
+    """The sampler that `identifier` names: a name, a config, a `Sampler` or None (the default).
+
+    Args:
+        identifier: `None` (`DDIM()`), one of the names in `SAMPLERS`, a serialized sampler (dict)
+            or a `Sampler`.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if identifier is None:
+        return DDIM()
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, str) and identifier in SAMPLERS:
+        return SAMPLERS[identifier]()
+    if isinstance(identifier, Sampler):
+        return identifier
+    raise ValueError(
+        f"`sampler` must be a `keras_ddim.samplers.Sampler` or one of {sorted(SAMPLERS)}. "
+        f"Received: sampler={identifier!r}"
+    )

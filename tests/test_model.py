@@ -391,16 +391,20 @@ class TestGenerate:
         noise_rates, _ = model.schedule.rates(times)
         np.testing.assert_allclose(calls, np.array(noise_rates) ** 2, rtol=1e-5)
 
-    def test_does_not_retrace(self, make_model, images):
-        model = make_model(run_eagerly=False)
-        model.adapt(images)
-        model.generate(2, 2)
-        step = model.make_generate_function()
-        assert step.experimental_get_tracing_count() == 1
-        for num_images, times, batch_size in [(2, 5, None), (7, [0.3], 3), (1, (0.1, 0.9), 64)]:
-            model.generate(num_images, times, batch_size=batch_size)
-        assert model.make_generate_function() is step
-        assert step.experimental_get_tracing_count() == 1
+    @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpm_solver_pp", "unipc"])
+    def test_does_not_retrace(self, trained_model, sampler):
+        trained_model.generate(2, 2, sampler=sampler)
+        functions = trained_model.make_generate_functions(sampler)
+        traced = [function.experimental_get_tracing_count() for function in functions]
+        for num_images, times, batch_size in [(2, 5, None), (7, [0.3], 3), (1, (0.9, 0.1), 64)]:
+            trained_model.generate(num_images, times, sampler=sampler, batch_size=batch_size)
+        assert trained_model.make_generate_functions(sampler) is functions
+        counts = [function.experimental_get_tracing_count() for function in functions]
+        assert counts[0] == traced[0] == 1 and counts[1] <= 1
+        # Another schedule is no more than other noise levels.
+        trained_model.generate(2, 2, sampler=sampler, schedule=keras_ddim.CosineSchedule(0.1, 0.9))
+        assert len(trained_model.make_generate_functions(sampler)) == 2
+        assert functions[0].experimental_get_tracing_count() == 1
 
     def test_seeds(self, trained_model):
         images = trained_model.generate(5, 3, seed=7)
@@ -448,6 +452,83 @@ class TestGenerate:
         trained_model.schedule = keras_ddim.CosineSchedule()
         np.testing.assert_allclose(trained_model.generate(2, times, seed=0), after, atol=1e-4)
 
+    @pytest.mark.parametrize("sampler", sorted(set(keras_ddim.samplers.SAMPLERS) - {"dpm++"}))
+    def test_samplers(self, trained_model, sampler):
+        """Solvers of one equation come to the same image, the nearer the more steps they take."""
+        for times in (1, 2, [1.0, 0.5, 0.2]):
+            images = trained_model.generate(2, times, sampler=sampler, seed=0)
+            assert np.isfinite(images).all() and images.shape == (2, 8, 8, 3)
+        if not keras_ddim.samplers.get(sampler).is_stochastic:
+            fine = trained_model.generate(2, 200, seed=0)
+            np.testing.assert_allclose(
+                trained_model.generate(2, 100, sampler=sampler, seed=0), fine, atol=0.05
+            )
+
+    def test_stochastic_samplers_and_seeds(self, trained_model):
+        images = trained_model.generate(5, 4, sampler="ddpm", seed=3)
+        few = trained_model.generate(2, 4, sampler="ddpm", seed=3, batch_size=1)
+        np.testing.assert_allclose(images[:2], few, atol=1e-5)
+        noise = np.zeros((1, 8, 8, 3))
+        one, other = (
+            trained_model.generate(1, 4, sampler="ddpm", seed=seed, initial_noise=noise)
+            for seed in (1, 2)
+        )
+        assert not np.array_equal(one, other)
+
+    def test_trajectory(self, trained_model):
+        times, seen = [1.0, 0.7, 0.2], []
+        trajectory = trained_model.generate(
+            3,
+            times,
+            sampler="heun",
+            seed=0,
+            batch_size=2,
+            return_trajectory=True,
+            callback=lambda *visit: seen.append(visit),
+        )
+        np.testing.assert_array_equal(trajectory.images, trajectory.pred_images[-1])
+        plain = trained_model.generate(3, times, sampler="heun", seed=0)
+        np.testing.assert_allclose(trajectory.images, plain, atol=1e-5)
+        assert trajectory.noisy_images.shape == trajectory.pred_images.shape == (3, 3, 8, 8, 3)
+        assert trajectory.noisy_images[0].std() == pytest.approx(1, abs=0.1)
+        assert trajectory.evaluations == 5
+        np.testing.assert_array_equal(trajectory.diffusion_times, times)
+        assert [(step, time) for step, time, _, _ in seen] == list(enumerate(times)) * 2
+        np.testing.assert_array_equal(seen[0][2], trajectory.noisy_images[0, :2])
+        np.testing.assert_array_equal(seen[-1][3], trajectory.images[2:])
+
+    @pytest.mark.parametrize("clip", [True, "dynamic"])
+    def test_clip(self, make_model, clip):
+        """An untrained network leaves all noise in the image; clipped, it stays in range."""
+        model = make_model()
+        model.normalizer.adapt_mean.assign(np.full(3, 0.5))
+        model.normalizer.adapt_variance.assign(np.full(3, 0.25))
+        model.normalizer.finalize_state()
+        noise = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
+        _, denoise = model.make_generate_functions("ddim", clip=clip)
+        noisy_images, level = ops.convert_to_tensor(noise.astype("float32")), np.float32(-3)
+        pred_noises, pred_images = denoise(noisy_images, level)
+        pixels = 0.5 + 0.5 * np.array(pred_images)
+        assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6
+        inside = np.mean((pixels > 1e-6) & (pixels < 1 - 1e-6))
+        assert inside > 0.9 if clip == "dynamic" else inside < 0.9
+        signal_rate = np.sqrt(1 / (1 + np.exp(3)))
+        mixed = signal_rate * pred_images + np.sqrt(1 - signal_rate**2) * pred_noises
+        np.testing.assert_allclose(mixed, noise, atol=1e-5)
+
+    def test_schedule_of_generation(self, trained_model):
+        """Times under another schedule are the noise levels that they mean there."""
+        other = keras_ddim.schedules.LogSNRLinearSchedule(2.0, -7.0)
+        times = [1.0, 0.6, 0.1]
+        translated = np.array(trained_model.schedule.diffusion_times(other.log_snr(times)))
+        np.testing.assert_allclose(
+            trained_model.generate(2, times, schedule=other, seed=0),
+            trained_model.generate(2, translated, seed=0),
+            atol=1e-4,
+        )
+        with pytest.warns(UserWarning, match=r"diffusion_times\[1\]=0.1 .* outside the range"):
+            trained_model.generate(1, [0.9, 0.1], schedule="log_snr_linear")
+
     @pytest.mark.parametrize(
         ("times", "received"),
         [
@@ -479,11 +560,102 @@ class TestGenerate:
             {"num_images": 1, "seed": -1},
             {"num_images": 1, "initial_noise": np.zeros((2, 8, 8, 3))},
             {"num_images": 1, "initial_noise": np.full((1, 8, 8, 3), np.nan)},
+            {"num_images": 1, "sampler": "fastest"},
+            {"num_images": 1, "schedule": "square"},
+            {"num_images": 1, "clip": "hard"},
+            {"num_images": 1, "diffusion_times": [0.5, 0.7], "sampler": "unipc"},
         ],
     )
     def test_bad_arguments(self, trained_model, kwargs):
         with pytest.raises(ValueError, match=f"`{list(kwargs)[-1]}` must .*Received"):
             trained_model.generate(**kwargs)
+
+
+class TestConditioningAndPrediction:
+    @pytest.mark.parametrize("prediction", ["noise", "image", "velocity"])
+    @pytest.mark.parametrize("weighting", [None, "min_snr"])
+    def test_trains_saves_and_generates(self, make_model, images, tmp_path, prediction, weighting):
+        model = make_model(
+            schedule="linear_beta",
+            conditioning=keras_ddim.conditioning.Timestep("linear_beta", 1000),
+            prediction=prediction,
+            loss_weighting=weighting,
+        )
+        logs = model.fit(images, epochs=1, verbose=0).history
+        assert np.isfinite([logs[name][0] for name in ("loss", "n_loss", "i_loss")]).all()
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        for name, value in model.get_config().items():
+            assert name == "network" or loaded.get_config()[name] == value
+        generated = [m.generate(2, 3, seed=0) for m in (model, loaded)]
+        np.testing.assert_array_equal(*generated)
+
+    def test_losses_are_of_noises_and_images_whatever_is_predicted(self, make_model, images):
+        """An untrained network predicts zeros: of the images, that is an i_loss of their size."""
+        size = np.abs((images - images.mean((0, 1, 2))) / images.std((0, 1, 2))).mean()
+        model = make_model(prediction="image")
+        logs = model.evaluate(images, verbose=0, return_dict=True)
+        assert logs["i_loss"] == pytest.approx(size, rel=0.02)
+        assert logs["loss"] == pytest.approx(logs["i_loss"], rel=1e-4)
+
+    def test_weighting_weights(self, make_model, images):
+        """A squared error of the noise, weighted as one of the image, is one of the image."""
+        model = make_model(loss_weighting="image")
+        model.compile(loss="mse", run_eagerly=True)
+        logs = model.evaluate(images, verbose=0, return_dict=True)
+        assert logs["loss"] == pytest.approx(logs["i_loss"], rel=1e-3)
+
+    def test_network_is_told_the_timestep(self, make_model, images):
+        told = []
+
+        class Network(keras.Model):
+            def call(self, inputs, training=False):
+                told.append(np.array(inputs[1])[:, 0, 0, 0])
+                return 0.0 * inputs[0]
+
+        schedule = keras_ddim.schedules.LinearBetaSchedule(4000)
+        for translate in (True, False):
+            conditioning = keras_ddim.conditioning.Timestep(schedule, 4000, translate=translate)
+            model = make_model(schedule=schedule, conditioning=conditioning)
+            model.adapt(images)
+            model.network = model.ema_network = Network()
+            times = keras_ddim.times.timesteps(4, 4000)
+            model.generate(1, times, seed=0)
+            np.testing.assert_allclose([t[0] * 4000 for t in told], [3000, 2000, 1000, 0])
+            told.clear()
+            # 0.5 of another schedule's time is not the 2000th timestep's noise level.
+            other = keras_ddim.schedules.CosineSchedule(0.1, 0.9)
+            model.generate(1, [0.5], schedule=other, seed=0)
+            noise_rate, _ = other.rates(0.5)
+            expected_rate, _ = schedule.rates(told[0] * 4000 / 3999)
+            agrees = np.allclose(noise_rate, expected_rate, atol=1e-3)
+            assert agrees == translate
+            told.clear()
+            # Training draws whole timesteps.
+            model.test_on_batch(images)
+            np.testing.assert_allclose(told[0] * 4000, np.round(told[0] * 4000), atol=2e-3)
+            told.clear()
+
+    def test_level_that_no_timestep_has(self, make_model, images):
+        conditioning = keras_ddim.conditioning.Timestep("linear_beta", 1000)
+        model = make_model(schedule="linear_beta", conditioning=conditioning)
+        with pytest.raises(ValueError, match=r"noise levels .* by \d.* noisier than timestep 999"):
+            model.generate(1, [1.0], schedule=keras_ddim.CosineSchedule(1e-4, 0.9))
+
+    @pytest.mark.parametrize("prediction", ["image", "velocity"])
+    def test_zero_terminal_snr(self, make_model, images, prediction):
+        schedule = keras_ddim.schedules.LinearBetaSchedule(1000, zero_terminal_snr=True)
+        model = make_model(schedule=schedule, prediction=prediction)
+        model.fit(images, verbose=0)
+        assert np.isfinite(model.generate(2, 4, seed=0)).all()
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("prediction", "score"), ("loss_weighting", "snr"), ("conditioning", "time")],
+    )
+    def test_errors(self, name, value):
+        with pytest.raises(ValueError, match=f"`{name}` must be .*{value}"):
+            keras_ddim.DiffusionModel(network=tiny_network(), **{name: value})
 
 
 @settings(max_examples=4, deadline=None)
