@@ -1,0 +1,54 @@
+"""Files: written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+
+
+@contextlib.contextmanager
+def write_whole(path):
+    """Context that gives a temporary path to write to, and moves the file to `path` at its end.
+
+    Nobody ever finds half a file at `path`: until the context has ended without an exception, a
+    file that was there before stays as it was, and the temporary one is removed if anything goes
+    wrong, a Ctrl-C included.
+
+    Args:
+        path: Path of the file to write. Missing folders are made; an existing file is replaced.
+
+    Yields:
+        `pathlib.Path` of a file that does not exist yet: hidden, in the same folder (moving is
+        only atomic within one file system) and with the same suffix (by which writers such as
+        `model.save` choose the format).
+
+    Raises:
+        OSError: If the folder cannot be made or written to, or `path` is a folder.
+
+    Example:
+
+    ```python
+    with write_whole("results/flowers.keras") as temporary_path:
+        model.save(temporary_path)
+    ```
+    """
+    # A link stays a link: what it points to is replaced.
+    path = pathlib.Path(os.path.realpath(path))
+    if path.is_dir():
+        # Said before the work rather than after it.
+        raise IsADirectoryError(f"`path` must be a file, not a folder. Received: path={path}")
+    with contextlib.suppress(FileExistsError):  # said better by the one who writes
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary_path = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary_path
+        # Without this, a power failure just after may leave an empty file under the final name.
+        with open(temporary_path, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary_path, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary_path.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary_path):
+            error.filename = str(path)  # the name that its reader knows
+        raise

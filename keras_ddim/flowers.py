@@ -1,0 +1,558 @@
+"""Synthetic flower pictures: the data set that needs no download.
+
+A flower is a stack of *whorls* (rings or fans of equal petals), painted from back to front, and
+a disc in the middle. A petal's outline is a formula in polar coordinates, so the distance of each
+pixel to it is a formula too, and clipping that distance gives an edge that is soft over exactly
+one pixel: anti-aliased at any size, without drawing anything twice.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_ddim.inputs import check_count, check_integers, check_seed
+
+# Pixels drawn at once: few enough for the planes to stay in the processor's cache.
+_CHUNK_PIXELS = 2**16
+
+# Columns of random numbers owned by each image, more than the hungriest family uses.
+_DRAWS_PER_IMAGE = 96
+
+
+class _Whorl(NamedTuple):
+    """Equal petals around one point. A pair is a range, lengths are in flower radii."""
+
+    petals: tuple = (5, 5)
+    length: tuple = (1.0, 1.0)
+    width: tuple = (1.0, 1.0)  # 1 just fills the petal's sector, more overlaps the neighbours
+    base: float = 0.6  # larger: narrower where the petal is attached
+    tip: float = 0.4  # larger: more pointed
+    twist: float = 0.0  # how far the petals may curve sideways
+    tuck: float = 0.0  # shade on the side that lies under the neighbour
+    midrib: float = 0.0  # shade along the middle line
+    rim: float = 0.2  # shade along the outline
+    value: float = 1.0  # brightness relative to the family's colours
+    turn: tuple = (0.0, 1.0)  # of the ring, in angles between petals
+    throat: tuple = (0.0, 1.0)  # where along the petal its inner colour turns into the outer one
+    colours: str = "petal"
+    fan: tuple | None = None  # None: a full ring; else the angle between petals, pointing up
+    sink: float = 0.0  # how far below the flower's centre the petals are attached
+    shadow: float = 0.3  # darkness cast on what lies behind
+    odds: float = 1.0  # how many of the family's flowers have this whorl
+
+
+class _Family(NamedTuple):
+    """One kind of flower. A colour is (hue, saturation, value)."""
+
+    name: str
+    petal: tuple  # pairs of (inner, outer) colours, of which one is chosen
+    whorls: tuple
+    disc: tuple = (0.0, 0.0)  # radius of the middle in flower radii
+    disc_colours: tuple = ((0.12, 0.8, 0.95), (0.09, 0.95, 0.75))  # middle, rim
+    seeds: float = 0.0  # contrast of the seeds on the disc
+    radius: tuple = (0.55, 0.85)  # in halves of the shorter image side
+    tilt: float = 0.3  # how much shorter the far axis may look
+    stem: float = 0.4  # share of flowers seen with a stem
+
+
+_LEAVES = _Whorl(
+    (3, 5), (0.9, 1.15), (0.45, 0.7), 0.7, 0.9, 0.3, midrib=0.3, colours="leaf", odds=0.4
+)
+
+_FAMILIES = (
+    _Family(
+        "daisy",
+        petal=(
+            ((0.14, 0.10, 0.92), (0.12, 0.02, 1.0)),
+            ((0.92, 0.45, 0.95), (0.93, 0.15, 1.0)),
+            ((0.75, 0.40, 0.85), (0.76, 0.28, 0.98)),
+        ),
+        whorls=(
+            _Whorl((13, 21), (1.0, 1.0), (0.8, 1.0), 0.5, 0.25, value=0.85),
+            _Whorl((13, 21), (0.88, 0.97), (0.75, 0.95), 0.5, 0.25),
+        ),
+        disc=(0.24, 0.34),
+        seeds=0.15,
+    ),
+    _Family(
+        "sunflower",
+        petal=(
+            ((0.09, 0.95, 0.95), (0.14, 0.85, 1.0)),
+            ((0.05, 0.95, 0.75), (0.12, 0.90, 1.0)),
+        ),
+        whorls=(
+            _Whorl((15, 20), (1.0, 1.0), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
+            _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
+        ),
+        disc=(0.40, 0.52),
+        disc_colours=((0.08, 0.75, 0.22), (0.06, 0.85, 0.42)),
+        seeds=0.45,
+        radius=(0.65, 0.9),
+    ),
+    _Family(
+        "rose",
+        petal=(
+            ((0.97, 0.95, 0.55), (0.98, 0.85, 0.90)),
+            ((0.94, 0.65, 0.80), (0.95, 0.30, 1.0)),
+            ((0.09, 0.55, 0.90), (0.11, 0.22, 1.0)),
+        ),
+        whorls=(
+            _LEAVES,
+            _Whorl((5, 6), (1.0, 1.0), (1.2, 1.3), 0.6, 0.3, 0.3, 0.1),
+            _Whorl((5, 5), (0.78, 0.84), (1.2, 1.3), 0.6, 0.3, 0.5, 0.15),
+            _Whorl((4, 4), (0.56, 0.62), (1.2, 1.3), 0.6, 0.3, 0.7, 0.2, value=0.95),
+            _Whorl((3, 3), (0.34, 0.40), (1.2, 1.3), 0.5, 0.25, 1.5, 0.25, value=0.9),
+            _Whorl((2, 2), (0.17, 0.20), (1.2, 1.3), 0.5, 0.2, 3.0, 0.3, value=0.75),
+        ),
+        radius=(0.5, 0.75),
+    ),
+    _Family(
+        "tulip",
+        petal=(
+            ((0.14, 0.85, 0.95), (0.99, 0.88, 0.90)),
+            ((0.93, 0.50, 0.90), (0.92, 0.25, 1.0)),
+            ((0.10, 0.90, 0.95), (0.14, 0.75, 1.0)),
+            ((0.80, 0.60, 0.45), (0.79, 0.50, 0.75)),
+        ),
+        whorls=(
+            _Whorl(
+                (2, 2),
+                (1.4, 1.6),
+                (0.20, 0.26),
+                0.7,
+                0.9,
+                colours="leaf",
+                midrib=0.3,
+                fan=(0.8, 1.2),
+                sink=1.9,
+                shadow=0.2,
+            ),
+            _Whorl(
+                (2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75
+            ),
+            _Whorl(
+                (2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75
+            ),
+            _Whorl(
+                (1, 1),
+                (1.35, 1.45),
+                (0.40, 0.48),
+                0.45,
+                0.5,
+                midrib=0.12,
+                fan=(1.0, 1.0),
+                sink=0.75,
+            ),
+        ),
+        radius=(0.42, 0.6),
+        tilt=0.1,
+        stem=1.0,
+    ),
+    _Family(
+        "poppy",
+        petal=(
+            ((0.00, 0.60, 0.12), (0.01, 0.93, 0.93)),
+            ((0.95, 0.80, 0.25), (0.04, 0.85, 1.0)),
+            ((0.13, 0.80, 0.90), (0.08, 0.85, 1.0)),
+        ),
+        whorls=(
+            _Whorl(
+                (2, 3),
+                (1.0, 1.0),
+                (0.9, 1.0),
+                0.55,
+                0.3,
+                value=0.85,
+                throat=(0.2, 0.45),
+                turn=(0, 0),
+            ),
+            _Whorl(
+                (2, 3), (0.95, 1.0), (0.85, 0.95), 0.55, 0.3, throat=(0.2, 0.45), turn=(0.4, 0.6)
+            ),
+            _Whorl((12, 16), (0.30, 0.36), (0.5, 0.7), 3.0, 0.4, colours="stamen", shadow=0.15),
+        ),
+        disc=(0.10, 0.16),
+        disc_colours=((0.25, 0.45, 0.65), (0.28, 0.55, 0.35)),
+        seeds=0.2,
+    ),
+    _Family(
+        "forget-me-not",
+        petal=(
+            ((0.60, 0.10, 1.0), (0.60, 0.65, 0.95)),
+            ((0.62, 0.20, 1.0), (0.66, 0.70, 0.85)),
+            ((0.88, 0.10, 1.0), (0.86, 0.38, 0.98)),
+        ),
+        whorls=(
+            _LEAVES,
+            _Whorl((5, 5), (1.0, 1.0), (0.88, 1.05), 0.9, 0.35, throat=(0.25, 0.45), midrib=0.1),
+        ),
+        disc=(0.14, 0.2),
+        disc_colours=((0.10, 0.9, 0.65), (0.14, 0.85, 1.0)),
+        radius=(0.5, 0.75),
+    ),
+    _Family(
+        "lily",
+        petal=(
+            ((0.20, 0.55, 0.80), (0.94, 0.45, 0.98)),
+            ((0.17, 0.55, 0.85), (0.15, 0.06, 1.0)),
+            ((0.12, 0.85, 0.95), (0.05, 0.85, 1.0)),
+        ),
+        whorls=(
+            _Whorl(
+                (3, 3),
+                (1.0, 1.0),
+                (0.42, 0.50),
+                0.8,
+                0.8,
+                0.15,
+                turn=(0, 0),
+                value=0.85,
+                midrib=0.3,
+                throat=(0.05, 0.6),
+            ),
+            _Whorl(
+                (3, 3),
+                (0.95, 1.0),
+                (0.46, 0.56),
+                0.8,
+                0.8,
+                0.15,
+                turn=(0.5, 0.5),
+                midrib=0.3,
+                throat=(0.05, 0.6),
+            ),
+            _Whorl(
+                (6, 6), (0.45, 0.55), (0.14, 0.18), 4.0, 0.25, 0.2, colours="stamen", shadow=0.2
+            ),
+        ),
+        radius=(0.65, 0.9),
+    ),
+    _Family(
+        "dahlia",
+        petal=(
+            ((0.88, 0.85, 0.50), (0.87, 0.55, 0.92)),
+            ((0.03, 0.95, 0.65), (0.07, 0.80, 1.0)),
+            ((0.76, 0.80, 0.40), (0.78, 0.50, 0.85)),
+            ((0.96, 0.35, 0.90), (0.10, 0.08, 1.0)),
+        ),
+        whorls=(
+            _Whorl((10, 12), (1.0, 1.0), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
+            _Whorl((10, 11), (0.76, 0.80), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.93),
+            _Whorl((8, 9), (0.52, 0.56), (1.0, 1.2), 0.5, 0.5, 0.3),
+            _Whorl((5, 6), (0.28, 0.32), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
+        ),
+        radius=(0.6, 0.85),
+    ),
+)
+
+FAMILIES = tuple(family.name for family in _FAMILIES)
+"""Names of the flower families; the label of a picture is its index in this tuple."""
+
+# (top, bottom) of what lies behind the flower, as (hue, saturation, value).
+_BACKGROUNDS = (
+    ((0.27, 0.60, 0.50), (0.30, 0.75, 0.22)),  # meadow
+    ((0.24, 0.45, 0.72), (0.29, 0.65, 0.35)),  # sunny meadow
+    ((0.57, 0.50, 0.92), (0.55, 0.15, 1.00)),  # sky
+    ((0.56, 0.30, 0.95), (0.26, 0.55, 0.45)),  # sky over grass
+    ((0.62, 0.50, 0.20), (0.65, 0.45, 0.09)),  # night
+    ((0.09, 0.15, 0.95), (0.07, 0.25, 0.80)),  # cream
+    ((0.50, 0.12, 0.85), (0.52, 0.20, 0.65)),  # mist
+)
+
+_LEAF = (((0.30, 0.75, 0.30), (0.27, 0.60, 0.55)),)
+_STAMEN = (((0.16, 0.35, 0.80), (0.11, 0.85, 0.90)), ((0.00, 0.30, 0.15), (0.08, 0.60, 0.30)))
+
+
+def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtype="float32"):
+    """Draws pictures of synthetic flowers.
+
+    Families, petals, colours, sizes, positions and backgrounds are random. A picture depends only
+    on `seed` and its position: asking for more pictures does not change the first ones, and
+    another `image_size` of the same shape shows the same flowers at another resolution.
+
+    Args:
+        num_images: Number of pictures.
+        image_size: Height and width in pixels, or a tuple `(height, width)`. Defaults to `64`.
+        seed: Integer; equal seeds draw equal pictures. `None`, the default, draws new ones each
+            time.
+        return_labels: Whether to return the families too. Defaults to `False`.
+        dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255, which
+            takes a quarter of the memory.
+
+    Returns:
+        Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
+        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.flowers.FAMILIES`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> images, labels = draw_flowers(1000, image_size=64, seed=0, return_labels=True)
+    >>> images.shape
+    (1000, 64, 64, 3)
+    >>> FAMILIES[labels[0]]
+    'lily'
+    """
+    num_images = check_count("num_images", num_images)
+    height, width = check_image_size(image_size)
+    seed = check_seed(seed)
+    if dtype not in ("float32", "uint8"):
+        raise ValueError(f'`dtype` must be "float32" or "uint8". Received: dtype={dtype!r}')
+
+    # A row of numbers for each image, drawn row after row: the first rows are the same however
+    # many follow.
+    numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
+    labels = (numbers[:, 0] * len(_FAMILIES)).astype(np.int32)
+    images = np.empty((num_images, height, width, 3), dtype)
+
+    def draw(label, chunk):
+        canvas = _draw(_FAMILIES[label], _Draws(numbers[chunk, 1:]), height, width)
+        if dtype == "uint8":
+            canvas = canvas * 255 + 0.5
+        images[chunk] = canvas.transpose(0, 2, 3, 1)
+
+    # The pictures of a chunk are of one family, so that they share its whorls.
+    step = max(1, _CHUNK_PIXELS // (height * width))
+    members = [np.flatnonzero(labels == label) for label in range(len(_FAMILIES))]
+    chunks = [
+        (label, indices[start : start + step])
+        for label, indices in enumerate(members)
+        for start in range(0, len(indices), step)
+    ]
+    # glibc gives arrays of this size back to the system and has new pages zeroed for the next
+    # one, which takes longer than the arithmetic, until it has seen a larger one freed.
+    np.empty(2**24, np.uint8)
+    # NumPy lets go of the interpreter's lock while it computes.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(lambda chunk: draw(*chunk), chunks):
+            pass
+    return (images, labels) if return_labels else images
+
+
+def check_image_size(image_size):
+    """`image_size`, an integer or (height, width), as two positive ints."""
+    pair = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    try:
+        height, width = check_integers("image_size", pair)
+    except ValueError:
+        raise ValueError(
+            "`image_size` must be an integer of at least 1, or (height, width) of two. "
+            f"Received: image_size={image_size!r}"
+        ) from None
+    return height, width
+
+
+class _Draws:
+    """Hands out the images' random numbers, one column after the other."""
+
+    def __init__(self, numbers):
+        self._columns = iter(numbers.T)
+
+    def uniform(self, low=0.0, high=1.0):
+        """Numbers between `low` and `high`, shape (images, 1, 1)."""
+        return (low + (high - low) * next(self._columns))[:, None, None].astype(np.float32)
+
+    def integer(self, low, high):
+        """Integers from `low` to `high`, both included, as floats of shape (images, 1, 1)."""
+        return np.floor(self.uniform(low, high + 1))
+
+    def chance(self, odds):
+        """1 for a share of the images, 0 for the others, shape (images, 1, 1)."""
+        return (self.uniform() < odds).astype(np.float32)
+
+    def choice(self, options):
+        """One of the rows for each image, shape (images, ...)."""
+        options = np.asarray(options, np.float32)
+        return options[(next(self._columns) * len(options)).astype(int)]
+
+    def colours(self, pairs):
+        """One of the pairs of colours, slightly varied: two of shape (images, 3, 1, 1), as RGB."""
+        colours = self.choice(pairs)
+        vary = np.concatenate([self.uniform(-0.02, 0.02), self.uniform(-0.06, 0.06)], axis=1)
+        colours[..., 0] += vary[:, :1, 0]
+        colours[..., 1] *= 1.0 + 2.0 * vary[:, 1:, 0]
+        colours[..., 2] *= 1.0 + vary[:, 1:, 0]
+        rgb = _rgb(colours)
+        return rgb[:, 0, :, None, None], rgb[:, 1, :, None, None]
+
+
+def _rgb(colours):
+    """Hue, saturation and value (..., 3) as red, green and blue (..., 3)."""
+    hue, saturation, value = (colours[..., i : i + 1] for i in range(3))
+    k = (np.array([5, 3, 1], np.float32) + 6.0 * hue) % 6.0
+    rgb = value * (1.0 - np.clip(saturation, 0, 1) * np.clip(np.minimum(k, 4.0 - k), 0, 1))
+    return np.clip(rgb, 0.0, 1.0).astype(np.float32)
+
+
+def _draw(family, draws, height, width):
+    """Pictures of one family, shape (images, 3, height, width), values in [0, 1]."""
+    shorter = min(height, width)
+    pixel = np.float32(2.0 / shorter)
+    # Coordinates of the pixels' centres: the shorter side spans [-1, 1], y points down.
+    y = ((np.arange(height, dtype=np.float32) + 0.5) * pixel - height / shorter)[:, None]
+    x = ((np.arange(width, dtype=np.float32) + 0.5) * pixel - width / shorter)[None, :]
+
+    canvas = _background(draws, x, y)
+    radius = draws.uniform(*family.radius)
+    # The flower leaves the middle by no more than keeps it in the picture.
+    slack = np.float32(0.95) - radius
+    x = x - draws.uniform(-1, 1) * (slack + np.float32(width / shorter - 1))
+    y = y - draws.uniform(-1, 1) * (slack + np.float32(height / shorter - 1))
+    x, y, pixel = x / radius, y / radius, pixel / radius
+
+    leaf = draws.colours(_LEAF)
+    colours = {"petal": draws.colours(family.petal), "leaf": leaf, "stamen": draws.colours(_STAMEN)}
+    _paint_stem(canvas, x, y, pixel, leaf, draws.chance(family.stem), draws.uniform(-0.25, 0.25))
+
+    # A flower that faces up or sideways looks shorter along one axis; one seen from the side
+    # only leans.
+    upright = any(whorl.fan for whorl in family.whorls)
+    turn = draws.uniform(-0.2, 0.2) if upright else draws.uniform(0, 2 * np.pi)
+    shorten = 1.0 / (1.0 - draws.uniform(0, family.tilt))
+    x, y = np.cos(turn) * x + np.sin(turn) * y, shorten * (np.cos(turn) * y - np.sin(turn) * x)
+    spin = draws.uniform(0, 2 * np.pi)
+    for whorl in family.whorls:
+        _paint_whorl(canvas, x, y, pixel, whorl, colours[whorl.colours], spin, draws)
+    _paint_disc(canvas, x, y, pixel, family, draws)
+    return np.clip(canvas, 0.0, 1.0, out=canvas)
+
+
+def _background(draws, x, y):
+    """A gradient from top to bottom with a few soft lights, shape (images, 3, height, width)."""
+    top, bottom = draws.colours(_BACKGROUNDS)
+    height = (y / y[-1] + 1) / 2 if len(y) > 1 else np.zeros_like(y)
+    rows = [bottom - top]
+    rows[0] = top + rows[0] * height
+    columns = [np.ones_like(x)]
+    # A soft light is a product of a row and a column, so all of them are one matrix product.
+    for _ in range(4):
+        size = draws.uniform(0.15, 0.5)
+        strength = draws.uniform(-0.15, 0.2)[..., None] * (top + bottom)
+        bump = np.exp(-(((y - draws.uniform(-1.2, 1.2)) / size) ** 2))
+        rows.append(strength * bump[:, None])
+        columns.append(np.exp(-(((x - draws.uniform(-1.2, 1.2)) / size) ** 2)))
+    columns = [np.broadcast_to(column, (len(top), 1, x.shape[1])) for column in columns]
+    rows = np.concatenate(rows, axis=-1)
+    columns = np.concatenate(columns, axis=1)[:, None]
+    return rows @ columns
+
+
+def _paint(canvas, cover, dim, shade, mixture, colours):
+    """Lays a shape over the canvas.
+
+    Args:
+        canvas: Pictures of shape (images, 3, height, width), changed in place.
+        cover: How much of each pixel the shape covers, (images, height, width), as all below.
+        dim: What its shadow leaves of the light behind it.
+        shade: Brightness of the shape.
+        mixture: 0 for the first of `colours`, 1 for the second.
+        colours: Two colours of shape (images, 3, 1, 1).
+    """
+    first, second = colours
+    behind = (1 - cover) * dim
+    light = cover * shade
+    tinted = light * mixture
+    for channel in range(3):
+        plane = canvas[:, channel]
+        plane *= behind
+        plane += first[:, channel] * light
+        plane += (second - first)[:, channel] * tinted
+
+
+def _edge(distance, pixel):
+    """The part of a pixel inside an outline at this signed distance (negative is inside)."""
+    return np.clip(0.5 - distance / pixel, 0.0, 1.0)
+
+
+def _dim(shadow, outside):
+    """The light left at a distance outside a shape whose shadow fades over a sixth of a radius."""
+    return np.minimum((1 - shadow) + (6 * shadow) * outside, 1)
+
+
+def _paint_whorl(canvas, x, y, pixel, whorl, colours, spin, draws):
+    petals = draws.integer(*whorl.petals)
+    length = draws.uniform(*whorl.length)
+    twist = draws.uniform(-whorl.twist, whorl.twist)
+    turn = draws.uniform(*whorl.turn)
+    phase = draws.uniform(0, 2 * np.pi)
+    width = length * draws.uniform(*whorl.width)
+    spread = draws.uniform(*(whorl.fan or (0, 0)))
+    present = draws.chance(whorl.odds)
+
+    y = np.float32(whorl.sink) - y
+    radii = np.sqrt(x * x + y * y)
+    angles = np.arctan2(x, y)
+    # Every pixel belongs to the petal whose axis is nearest.
+    if whorl.fan is None:
+        pitch = np.float32(2 * np.pi) / petals
+        width = width * np.sin(pitch / 2)
+        angles += spin + turn * pitch
+        angles += twist * radii
+        axes = pitch * np.rint(angles / pitch)
+    else:
+        pitch, last = spread, (petals - 1) / 2
+        axes = pitch * (np.clip(np.rint(angles / pitch + last), 0, 2 * last) - last)
+    angles -= axes
+    # Petals of a flower differ a little; going round twice, the last one meets the first.
+    unlike = np.sin(2 * axes + phase)
+    off_axis = radii * np.sin(np.minimum(np.abs(angles), np.float32(np.pi / 2)))
+
+    # The outline: half as wide as u ** base * (1 - u) ** tip, u running from base to tip.
+    reach = radii * (1 - np.float32(0.05) * unlike)
+    u = np.clip(reach / length, 0.001, 0.999)
+    base, tip = whorl.base, whorl.tip
+    peak = base / (base + tip)
+    half_width = np.exp(base * np.log(u) + tip * np.log(1 - u))
+    half_width *= width / (peak**base * (1 - peak) ** tip)
+    slope = half_width * (base / u - tip / (1 - u)) / length
+    beside, beyond = off_axis - half_width, reach - length
+    distance = np.maximum(beside / np.sqrt(1 + slope * slope), beyond)
+    cover = _edge(distance, pixel)
+    # A petal thinner than a pixel covers only a part of it.
+    cover *= np.minimum(half_width * (2 * present / pixel), present)
+
+    sector = radii * np.sin(np.minimum(pitch / 2, np.float32(np.pi / 2)))
+    to_rim = np.minimum(off_axis / (np.minimum(half_width, sector) + pixel / 4), 1)
+    shade = whorl.value + np.float32(0.07 * whorl.value) * unlike
+    shade *= 1 - whorl.rim * to_rim * to_rim
+    if whorl.midrib:
+        shade *= 1 - whorl.midrib * np.maximum(1 - off_axis * (6 / width), 0)
+    if whorl.tuck:
+        shade *= 1 + whorl.tuck * np.clip(angles * (2 / pitch), -1, 1)
+    start, stop = whorl.throat
+    mixture = np.clip((u - start) / (stop - start), 0, 1)
+    outside = np.maximum(beside, 0) + np.maximum(beyond, 0)
+    dim = _dim(present * np.float32(whorl.shadow), outside)
+    _paint(canvas, cover, dim, shade, mixture, colours)
+
+
+def _paint_stem(canvas, x, y, pixel, colours, present, bend):
+    half_width = np.float32(0.06)
+    aside = x - bend * y * y
+    # Measured across the stem, not along the row.
+    distance = np.abs(aside) / np.sqrt(1 + (2 * bend * y) ** 2) - half_width
+    cover = present * _edge(distance, pixel) * _edge(-y, pixel)
+    shade = 0.85 - 0.3 * np.clip(aside / half_width, -1, 1)
+    _paint(canvas, cover, np.float32(1), shade, np.float32(0.5), colours)
+
+
+def _paint_disc(canvas, x, y, pixel, family, draws):
+    radius = draws.uniform(*family.disc)
+    first, second = draws.colours((family.disc_colours,))
+    if not family.disc[1]:
+        return
+    radii = np.sqrt(x * x + y * y)
+    distance = radii - radius
+    u = np.minimum(radii / radius, 1)
+    shade = 1 - np.float32(0.2) * u * u * u - 0.15 * np.clip(y / radius, -1, 1)
+    if family.seeds:
+        # Two families of spirals, as seeds grow; they fade where they are finer than the pixels.
+        angles, turns = np.arctan2(x, y), 5 * np.log(radii + pixel)
+        fine = np.clip(2 - 13 * pixel / (radii + pixel), 0, 1)
+        seeds = np.sin(8 * angles + turns) * np.sin(13 * angles - turns)
+        shade *= 1 + family.seeds * fine * seeds
+    dim = _dim(np.float32(0.35), np.maximum(distance, 0))
+    _paint(canvas, _edge(distance, pixel), dim, shade, u, (first, second))

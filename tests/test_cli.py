@@ -1,0 +1,341 @@
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+import keras_ddim
+from keras_ddim import callbacks, cli
+
+TINY = [
+    *("--num-images", "64", "--image-size", "8", "--batch-size", "16"),
+    *("--widths", "8", "--block-depth", "1"),
+]
+TIMES = ["--times", "2", "1,0.5", "1"]
+
+
+def train(output, *arguments):
+    return cli.main(["train", *TINY, *TIMES, "--output", str(output), *arguments])
+
+
+def resume(output, *arguments):
+    return cli.main(["train", "--output", str(output), "--resume", *arguments])
+
+
+def history_of(output):
+    with open(output / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def size_of(path):
+    with PIL.Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+def error_of(capsys, status):
+    """The message on the screen, which must be one line."""
+    message = capsys.readouterr().err
+    assert status == 2
+    assert message.startswith("keras-ddim") and message.count("\n") == 1 and message[-1] == "\n"
+    return message
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of two epochs."""
+    output = tmp_path_factory.mktemp("trained") / "new" / "folder"
+    assert train(output, "--epochs", "2", "--flip") == 0
+    return output
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it, to change."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+# train
+
+
+def test_training_leaves_its_files(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        *("model.keras", "settings.json", "history.csv"),
+        *("samples", "samples.png", "times.png", "history.png"),
+    }
+    assert sorted(os.listdir(trained / "samples")) == ["epoch_001.png", "epoch_002.png"]
+    rows = history_of(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    assert {"loss", "n_loss", "i_loss", "val_n_loss"} <= rows[0].keys()
+
+
+def test_its_pictures_have_their_sizes(trained):
+    def grid(images_a_side):
+        side = 9 * images_a_side + 1  # images of 8 + 1 pixels, and a margin of 1
+        return (side * (1024 // side),) * 2
+
+    assert size_of(trained / "samples.png") == grid(8)
+    assert size_of(trained / "samples" / "epoch_001.png") == grid(4)
+    width, height = size_of(trained / "times.png")
+    assert width > 8 / 3 * height
+    assert size_of(trained / "history.png") == (900, 350)
+
+
+def test_the_model_is_the_one_described(trained):
+    model = keras.saving.load_model(trained / "model.keras")
+    network = keras_ddim.residual_unet((8, 8, 3), widths=(8,), block_depth=1)
+    assert model.image_shape == (8, 8, 3)
+    assert model.network.count_params() == network.count_params()
+    assert model.ema == cli.EMA
+
+
+def test_a_run_is_not_replaced_by_accident(run, capsys):
+    before = (run / "model.keras").read_bytes()
+    assert "--resume" in error_of(capsys, train(run, "--epochs", "1"))
+    assert (run / "model.keras").read_bytes() == before
+
+
+def test_resuming_continues_as_before(run, capsys):
+    before = history_of(run)
+    steps = int(keras.saving.load_model(run / "model.keras").optimizer.iterations)
+    assert resume(run, "--epochs", "3", "--learning-rate", "5e-4") == 0
+    rows = history_of(run)
+    assert rows[:2] == before and [row["epoch"] for row in rows] == ["1", "2", "3"]
+    # Knows more than a network does after its first epoch.
+    assert float(rows[2]["n_loss"]) < float(rows[0]["n_loss"])
+    model = keras.saving.load_model(run / "model.keras")
+    assert int(model.optimizer.iterations) == 3 * steps // 2
+    assert float(model.optimizer.learning_rate) == pytest.approx(5e-4)
+    assert (run / "samples" / "epoch_003.png").exists()
+    output = capsys.readouterr().out
+    assert "epochs 3 to 3" in output and str(run / "samples.png") in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--epochs", "2"], "2 epochs already"),
+        (["--image-size", "16", "--epochs", "3"], "--image-size"),
+        (["--widths", "8,16", "--epochs", "3"], "--widths"),
+        (["--ema", "0.9", "--epochs", "3"], "--ema"),
+    ],
+)
+def test_resuming_refuses_contradictions(run, capsys, arguments, message):
+    assert message in error_of(capsys, resume(run, *arguments))
+
+
+def test_resuming_refuses_images_of_another_shape(run, capsys, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), "uint8")
+    (tmp_path / "grey").mkdir()
+    for index, image in enumerate(images):
+        PIL.Image.fromarray(image).save(tmp_path / "grey" / f"{index}.png")
+    settings = run / "settings.json"
+    settings.write_text(settings.read_text().replace('"channels": null', '"channels": 1'))
+    status = resume(run, "--data", str(tmp_path / "grey"), "--epochs", "3")
+    assert "1 channel" in error_of(capsys, status)
+
+
+def test_nothing_to_resume(capsys, tmp_path):
+    message = error_of(capsys, resume(tmp_path / "none"))
+    assert "model.keras" in message
+    assert not (tmp_path / "none").exists()
+
+
+# Ctrl-C
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def hidden_files(folder):
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_overwriting_and_an_interrupt_after_its_first_epoch(run, capsys, monkeypatch):
+    monkeypatch.setattr(callbacks.SampleGrid, "on_epoch_end", interrupt)
+    assert train(run, "--overwrite", "--epochs", "3", "--steps-per-epoch", "7") == 130
+    screen = capsys.readouterr()
+    assert "7 steps" in screen.out
+    assert "epoch 1" in screen.err and "--resume" in screen.err
+    assert screen.err.strip().count("\n") == 0
+    model = keras.saving.load_model(run / "model.keras")
+    assert int(model.optimizer.iterations) == 7
+    assert len(history_of(run)) == 1
+    # Nothing is left that might be taken for this run's.
+    assert not os.listdir(run / "samples") and not (run / "samples.png").exists()
+    assert not hidden_files(run)
+
+
+def test_interrupt_before_there_is_a_model(run, capsys, monkeypatch):
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "fit", interrupt)
+    assert train(run, "--overwrite") == 130
+    assert "no model yet" in capsys.readouterr().err
+    assert not (run / "model.keras").exists()
+
+
+@pytest.mark.slow
+def test_interrupt_from_the_keyboard(tmp_path):
+    command = [sys.executable, "-m", "keras_ddim", "train", *TINY, "--epochs", "10000"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # Shells start what runs in the background with Ctrl-C ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "samples" / "epoch_001.png").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        message = process.communicate(timeout=60)[1].decode()
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in message and "Interrupted" in message.splitlines()[-1]
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.isfinite(model.generate(2, 2)).all()
+    assert not hidden_files(tmp_path)
+
+
+# generate
+
+
+def generate(trained, *arguments):
+    return cli.main(["generate", str(trained / "model.keras"), *arguments])
+
+
+def test_generating_writes_a_picture(trained, tmp_path, capsys):
+    path = tmp_path / "pictures" / "generated.png"
+    arguments = ["--times", "1,0.8,0.5,0.2", "--num-images", "6", "--columns", "6", "--seed", "3"]
+    assert generate(trained, *arguments, "--output", str(path)) == 0
+    assert size_of(path) == (55 * (1024 // 55), 10 * (1024 // 55))
+    assert str(path) in capsys.readouterr().out
+    first = path.read_bytes()
+    assert generate(trained, *arguments, "--batch-size", "4", "--output", str(path)) == 0
+    assert path.read_bytes() == first
+    assert generate(trained, *arguments[:-1], "4", "--output", str(path)) == 0
+    assert path.read_bytes() != first
+
+
+def test_generating_uses_the_times(trained, tmp_path, monkeypatch):
+    received = []
+
+    def record(self, num_images, diffusion_times, **kwargs):
+        received.append(diffusion_times)
+        return np.zeros((num_images, 8, 8, 3), "float32")
+
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "generate", record)
+    for times in ("1", "20", "1.0", "0.5,", "0.9, 0.1,1"):
+        assert generate(trained, "--times", times, "--output", str(tmp_path / "x.png")) == 0
+    assert received == [1, 20, (1.0,), (0.5,), (0.9, 0.1, 1.0)]
+
+
+def test_generating_separate_files(trained, tmp_path):
+    folder = tmp_path / "images"
+    arguments = ["--num-images", "3", "--times", "1", "--output", str(tmp_path / "grid.png")]
+    assert generate(trained, *arguments, "--separate", str(folder)) == 0
+    assert sorted(os.listdir(folder)) == ["00000.png", "00001.png", "00002.png"]
+    assert size_of(folder / "00002.png") == (8, 8)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+        (["train", "--image-size", "0"], "'0'"),
+        (["train", "--image-size", "48x96x3"], "48x96x3"),
+        (["train", "--epochs", "-1"], "--epochs"),
+        (["train", "--widths", "32,,64"], "--widths"),
+        (["train", "--learning-rate", "nan"], "--learning-rate"),
+        (["train", "--times", "20", "0"], "--times"),
+        (["train", "--channels", "2"], "--channels"),
+        (["train", "--resume", "--overwrite"], "--overwrite"),
+        (["train", "--unknown"], "--unknown"),
+        (["generate"], "MODEL.keras"),
+        (["generate", "m.keras", "--times", "1,0.5,1.5"], "1,0.5,1.5"),
+        (["generate", "m.keras", "--times", "1,nan"], "1,nan"),
+        (["generate", "m.keras", "--times", ""], "--times"),
+        (["generate", "m.keras", "--seed", "-1"], "--seed"),
+        (["generate", "no-such-file.keras"], "no-such-file.keras"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(capsys, cli.main(arguments))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--image-size", "9", "--widths", "8,16"], "divisible by 2"),
+        (["--ema", "1"], "ema"),
+        (["--data", "no_such_data_set"], "no_such_data_set"),
+        (["--data", "empty/"], "empty"),
+        (["--validation-split", "2"], "validation_split"),
+    ],
+)
+def test_training_that_cannot_begin(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert message in error_of(capsys, train("output", *arguments))
+    assert not (tmp_path / "output").exists()
+
+
+def test_output_that_cannot_be_written(trained, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert str(file) in error_of(capsys, train(file))
+    arguments = ["--times", "1", "--output"]
+    assert str(file) in error_of(capsys, generate(trained, *arguments, str(file / "x.png")))
+    assert ".xyz" in error_of(capsys, generate(trained, *arguments, str(tmp_path / "x.xyz")))
+    assert file.read_text() == "mine"
+
+
+def test_files_that_are_no_models(trained, capsys, tmp_path):
+    text = tmp_path / "text.keras"
+    text.write_text("not a model")
+    assert "not a .keras file" in error_of(capsys, cli.main(["generate", str(text)]))
+
+    half = tmp_path / "half.keras"
+    half.write_bytes((trained / "model.keras").read_bytes()[:1000])
+    assert "half.keras" in error_of(capsys, cli.main(["generate", str(half)]))
+
+    other = tmp_path / "other.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(other)
+    assert "Sequential" in error_of(capsys, cli.main(["generate", str(other)]))
+
+    assert str(tmp_path) in error_of(capsys, cli.main(["generate", str(tmp_path)]))
+
+
+# The program
+
+
+def test_help_and_version(capsys):
+    for arguments in (["--help"], ["train", "--help"], ["generate", "--help"]):
+        assert cli.main(arguments) == 0
+        assert "examples:" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == keras_ddim.__version__
+
+
+def test_module_runs_as_a_program():
+    command = [sys.executable, "-m", "keras_ddim", "generate", "none.keras"]
+    wrong = subprocess.run(command, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1] == "keras-ddim: error: there is no file none.keras"
