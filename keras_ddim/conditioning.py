@@ -11,7 +11,8 @@ from keras import ops
 
 from keras_ddim import schedules
 from keras_ddim.inputs import check_count
-from keras_ddim.schedules import PACKAGE, as_float, times_to_timesteps, timesteps_to_times
+from keras_ddim.parts import PACKAGE, Part, get_part
+from keras_ddim.schedules import as_float, times_to_timesteps, timesteps_to_times
 
 # How far, in log-SNR, a level may be beyond a table's end: float32 rounding, and no more.
 TOLERANCE = 1e-3
@@ -20,7 +21,7 @@ TOLERANCE = 1e-3
 SNAP = 5e-7
 
 
-class Conditioning:
+class Conditioning(Part):
     """One number in [0, 1] for each noise level.
 
     Subclasses implement `__call__`, and `get_config` if their constructor takes arguments;
@@ -63,13 +64,6 @@ class Conditioning:
             float32 tensor of `shape`.
         """
         return keras.random.uniform(shape, seed=seed)
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -263,16 +257,4 @@ def get(identifier):
     Raises:
         ValueError: If it is none of these.
     """
-    if identifier is None:
-        return NoiseVariance()
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, str) and identifier in CONDITIONINGS:
-        return CONDITIONINGS[identifier]()
-    if isinstance(identifier, Conditioning):
-        return identifier
-    raise ValueError(
-        "`conditioning` must be a `keras_ddim.conditioning.Conditioning`, such as "
-        f"`Timestep(schedule)`, or one of {sorted(CONDITIONINGS)}. "
-        f"Received: conditioning={identifier!r}"
-    )
+    return get_part("conditioning", identifier, Conditioning, CONDITIONINGS, NoiseVariance)

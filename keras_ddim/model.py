@@ -23,7 +23,8 @@ from keras_ddim.mixing import (
     target,
 )
 from keras_ddim.networks import residual_unet
-from keras_ddim.schedules import PACKAGE, rates
+from keras_ddim.parts import PACKAGE
+from keras_ddim.schedules import rates
 
 # Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
 IMAGES_TO_ADAPT = 100_000
@@ -297,6 +298,9 @@ class DiffusionModel(keras.Model):
         """
         x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
         inputs.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
+        if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
+            # Keras warns of its own default where it can't shuffle.
+            kwargs.setdefault("shuffle", False)
         with inputs.ImageErrors():
             return super().fit(x, y, *args, **kwargs)
 

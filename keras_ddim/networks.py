@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_ddim.inputs import check_count, check_image_shape, check_integers
-from keras_ddim.schedules import PACKAGE
+from keras_ddim.parts import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -19,10 +19,11 @@ from keras import ops
 
 from keras_ddim.inputs import check_choice
 from keras_ddim.mixing import mix
-from keras_ddim.schedules import PACKAGE, rates
+from keras_ddim.parts import PACKAGE, Part, get_part
+from keras_ddim.schedules import rates
 
 
-class Sampler:
+class Sampler(Part):
     """One step from a noise level to the next.
 
     Subclasses implement `step`, `start` if they remember earlier steps, and `get_config` if their
@@ -71,17 +72,6 @@ class Sampler:
     def count_evaluations(self, num_times):
         """Network evaluations that a list of `num_times` times costs: the last one costs one."""
         return (num_times - 1) * self.evaluations_per_step + 1
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
     def _check_noises(self, noises):
         if noises is None:
@@ -660,15 +650,4 @@ def get(identifier):
     Raises:
         ValueError: If it is none of these.
     """
-    if identifier is None:
-        return DDIM()
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, str) and identifier in SAMPLERS:
-        return SAMPLERS[identifier]()
-    if isinstance(identifier, Sampler):
-        return identifier
-    raise ValueError(
-        f"`sampler` must be a `keras_ddim.samplers.Sampler` or one of {sorted(SAMPLERS)}. "
-        f"Received: sampler={identifier!r}"
-    )
+    return get_part("sampler", identifier, Sampler, SAMPLERS, DDIM)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-PACKAGE = "keras_ddim"
+from keras_ddim.parts import PACKAGE, Part, get_part
 
 # Steps of the numerical inverse; each halves the error, 2e-12 remains.
 BISECTIONS = 39
@@ -64,7 +64,7 @@ def as_float(values):
 # What a schedule is
 
 
-class Schedule:
+class Schedule(Part):
     """One strictly decreasing function, diffusion time -> log-SNR, and its inverse.
 
     Subclasses implement `log_snr`, `diffusion_times` where its inverse has a closed form, and
@@ -101,13 +101,6 @@ class Schedule:
     def rates(self, diffusion_times):
         """`(noise_rates, signal_rates)` at the given times, shaped as they are."""
         return rates(self.log_snr(as_float(diffusion_times)))
-
-    def get_config(self):
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 # Schedules in closed form
@@ -730,18 +723,7 @@ def get(identifier):
     Raises:
         ValueError: If it is none of these.
     """
-    if identifier is None:
-        return CosineSchedule()
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, str) and identifier in SCHEDULES:
-        return SCHEDULES[identifier]()
-    if isinstance(identifier, Schedule):
-        return identifier
-    raise ValueError(
-        f"`schedule` must be a `keras_ddim.schedules.Schedule` or one of {sorted(SCHEDULES)}. "
-        f"Received: schedule={identifier!r}"
-    )
+    return get_part("schedule", identifier, Schedule, SCHEDULES, CosineSchedule)
 
 
 # Arguments, checked

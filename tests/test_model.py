@@ -1,5 +1,7 @@
 import importlib.util
 import itertools
+import subprocess
+import sys
 import warnings
 
 import keras
@@ -567,7 +569,8 @@ class TestGenerate:
         ],
     )
     def test_bad_arguments(self, trained_model, kwargs):
-        with pytest.raises(ValueError, match=f"`{list(kwargs)[-1]}` must .*Received"):
+        name = "diffusion_times" if "diffusion_times" in kwargs else list(kwargs)[-1]
+        with pytest.raises(ValueError, match=f"`{name}` must .*Received"):
             trained_model.generate(**kwargs)
 
 
@@ -692,7 +695,26 @@ def test_no_warnings(make_model, images):
         warnings.simplefilter("error")
         model = make_model()
         model.fit(images, verbose=0)
+        model.fit(tf.data.Dataset.from_tensor_slices(images).batch(40), verbose=0)
         model.generate(2, 2)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_batch_size():
+    """Peak memory of 2,000 images, twenty times as many as in a batch, is that of one batch."""
+    code = (
+        "import resource, keras_ddim\n"
+        "model = keras_ddim.DiffusionModel((32, 32, 3), seed=0)\n"
+        "peaks = []\n"
+        "for num_images in (100, 2000):\n"
+        "    model.generate(num_images, 1, batch_size=100, verbose=0)\n"
+        "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "print(*peaks)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    first, second = map(float, result.stdout.split())
+    assert second - first < 300, f"{first:.0f} MB for 100 images, {second:.0f} MB for 2,000"
 
 
 def test_times_in_the_docstring_example():

@@ -1,0 +1,234 @@
+"""The experiment: a fair pair, the effect of translation, the measure, and what is written."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_ddim import experiment
+from keras_ddim.experiment import TRAINING, TRANSLATED, UNTRANSLATED, VARIANCE, Cell
+
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+
+TINY = experiment.Settings(
+    image_size=8,
+    widths=(8,),
+    batch_size=8,
+    steps=2,
+    classifier_steps=2,
+    num_images=6,
+    num_times=(2,),
+    seeds=(0,),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eagerly():
+    """Tracing takes longer than the few steps of a test."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A pair after some steps: long enough that what the network is told makes a difference."""
+    images = np.random.default_rng(0).random((40, 8, 8, 3), "float32")
+    settings = experiment.Settings(image_size=8, widths=(8,), batch_size=8, steps=8)
+    return experiment.forms(*experiment.train_pair(images, settings, seed=0))
+
+
+# The pair
+
+
+def test_models_of_a_pair_start_from_equal_weights_and_see_equal_images(monkeypatch):
+    class Recorder(experiment.DiffusionModel):
+        def fit(self, batches):
+            self.initial_weights = self.network.get_weights()
+            self.noise_seed = self.seed_generator.state.numpy()
+            self.batches = [batch.numpy() for batch in batches]
+
+    monkeypatch.setattr(experiment, "DiffusionModel", Recorder)
+    images = np.random.default_rng(0).random((20, 8, 8, 3), "float32")
+    one, other = experiment.train_pair(images, TINY, seed=1)
+    assert type(one.conditioning) is not type(other.conditioning)
+    for weight, other_weight in zip(one.initial_weights, other.initial_weights, strict=True):
+        np.testing.assert_array_equal(weight, other_weight)
+    assert len(one.batches) == TINY.steps
+    np.testing.assert_array_equal(one.batches, other.batches)
+    np.testing.assert_array_equal(one.noise_seed, other.noise_seed)
+    np.testing.assert_array_equal(one.normalizer.mean, other.normalizer.mean)
+
+
+def test_batches_follow_from_the_seed():
+    images = np.random.default_rng(0).random((10, 8, 8, 1), "float32")
+    one, same, other = (
+        np.concatenate(list(experiment.batches(images, 3, TINY, seed))) for seed in (0, 0, 1)
+    )
+    assert len(one) == 3 * TINY.batch_size
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_schedules_differ_between_the_same_ends():
+    training, *others = experiment.make_schedules().values()
+    for schedule in others:
+        ends = np.array([0.0, 1.0], "float32")
+        np.testing.assert_allclose(schedule.log_snr(ends), training.log_snr(ends), atol=1e-3)
+        assert abs(float(schedule.log_snr(0.5)) - float(training.log_snr(0.5))) > 1
+
+
+# Translation
+
+
+def test_a_copy_told_otherwise_has_the_same_weights(models):
+    copy, model = models[UNTRANSLATED], models[TRANSLATED]
+    assert not copy.conditioning.translate
+    assert model.conditioning.translate
+    for weight, other_weight in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other_weight)
+    np.testing.assert_array_equal(copy.normalizer.mean, model.normalizer.mean)
+
+
+@pytest.mark.filterwarnings("error:.*outside the range of training")
+def test_translation_matters_under_all_schedules_but_that_of_training(models):
+    difference = {}
+    for schedule in experiment.make_schedules():
+        one, other = (
+            experiment.generate(models, Cell(schedule, 5, told), 4, seed=0, verbose=0)
+            for told in (UNTRANSLATED, TRANSLATED)
+        )
+        assert one.shape == (4, 8, 8, 3)
+        difference[schedule] = np.abs(one - other).max()
+    assert difference.pop(TRAINING) <= 1e-5
+    assert min(difference.values()) > 1e-3
+
+
+def test_cells_of_all_timesteps_are_only_those_of_the_training_schedule():
+    cells = experiment.cells(experiment.Settings())
+    assert len(cells) == len(set(cells)) == 2 + 2 * 3 * 3
+    slow = [cell for cell in cells if cell.num_times == experiment.NUM_TIMESTEPS]
+    assert {cell.schedule for cell in slow} == {TRAINING}
+    assert {cell.told for cell in slow} == {VARIANCE, UNTRANSLATED}
+
+
+# The measure
+
+
+def gaussian(mean, covariance, num_points=200):
+    """Points whose sample mean and covariance are exactly those given."""
+    points = np.random.default_rng(0).standard_normal((num_points, len(mean)))
+    points -= points.mean(axis=0)
+    points = points @ np.linalg.inv(np.linalg.cholesky(np.cov(points.T))).T
+    return points @ np.linalg.cholesky(covariance).T + mean
+
+
+def test_frechet_distance_of_gaussians_in_closed_form():
+    variances, other_variances = np.array([1.0, 4.0, 9.0]), np.array([4.0, 1.0, 0.25])
+    one = gaussian([0.0, 1.0, 2.0], np.diag(variances))
+    other = gaussian([3.0, 1.0, -2.0], np.diag(other_variances))
+    expected = 9 + 16 + np.sum((np.sqrt(variances) - np.sqrt(other_variances)) ** 2)
+    assert experiment.frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
+    assert experiment.frechet_distance(other, one) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute():
+    a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
+    # Of 2x2 matrices, tr(√M) = √(tr(M) + 2 √det(M)).
+    overlap = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+    expected = np.trace(a) + np.trace(b) - 2 * overlap
+    zero = np.zeros(2)
+    distance = experiment.frechet_distance(gaussian(zero, a), gaussian(zero, b))
+    assert distance == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_to_itself_is_zero_even_with_fewer_points_than_dimensions():
+    points = np.random.default_rng(0).standard_normal((5, 20))
+    assert experiment.frechet_distance(points, points) == pytest.approx(0, abs=1e-6)
+    assert experiment.frechet_distance(points, points + 2.0) == pytest.approx(80)
+
+
+# The whole
+
+
+def test_run_writes_what_it_measured(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = experiment.Data(
+        rng.random((20, 8, 8, 1), "float32"),
+        np.arange(20) % 2,
+        rng.random((12, 8, 8, 1), "float32"),
+        np.arange(12) % 2,
+    )
+    monkeypatch.setattr(experiment, "load_data", lambda settings: data)
+    results, pictures = experiment.run(TINY, tmp_path)
+
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["pictures.png", "results.json", "table.md"]
+    as_json = json.loads(json.dumps(results))
+    assert json.loads((tmp_path / "results.json").read_text("utf-8")) == as_json
+    distances = [cell["distances"] for cell in results["cells"]]
+    assert len(distances) == 9
+    assert all(len(values) == 1 and np.isfinite(values).all() for values in distances)
+    assert results["largest_pixel_difference_by_translation_under_training_schedule"] <= 1e-5
+    assert list(pictures) == ["real images", "pure noise", *experiment.cells(TINY)]
+    table = (tmp_path / "table.md").read_text("utf-8")
+    assert f"| cosine | 2 | {distances[3][0]:.2f} | {distances[4][0]:.2f} " in table
+    assert "| real images |" in table
+
+
+def test_table_gives_mean_and_spread_over_the_seeds():
+    results = {
+        "settings": {"num_images": 128},
+        "finished_seeds": 3,
+        "validation_images": 800,
+        "classifier_accuracy": 0.9,
+        "references": {"real images": [1.0, 1.0, 1.0]},
+        "cells": [{**Cell(TRAINING, 4000, VARIANCE)._asdict(), "distances": [1.0, 2.0, 3.0]}],
+    }
+    table = experiment.table(results)
+    assert f"| {TRAINING} | 4000 | 2.00 ± 1.00 | — | — |" in table
+    assert "over 3 seeds" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], experiment.Settings()),
+        (["--short"], experiment.Settings(**experiment.SHORT)),
+        (
+            ["--short", "--data", "fashion_mnist", "--seeds", "3,4", "--num-times", "50"],
+            experiment.Settings(
+                **{
+                    **experiment.SHORT,
+                    "data": "fashion_mnist",
+                    "seeds": (3, 4),
+                    "num_times": (50,),
+                }
+            ),
+        ),
+    ],
+)
+def test_command_line(monkeypatch, capsys, arguments, expected):
+    received = []
+
+    def run(settings, output):
+        received.extend([settings, output])
+        return {"seconds": 60.0}, {}
+
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(experiment, "table", lambda results: "the table")
+    experiment.main([*arguments, "--output", "folder"])
+    assert received == [expected, "folder"]
+    assert "the table" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    path = pathlib.Path(__file__).parents[1] / "notebooks" / "noise_level_or_timestep.ipynb"
+    monkeypatch.setenv("FAST", "1")
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
