@@ -11,7 +11,16 @@ import zipfile
 import keras
 
 import keras_ddim
-from keras_ddim import DiffusionModel, callbacks, data, plots, residual_unet
+from keras_ddim import (
+    DiffusionModel,
+    callbacks,
+    data,
+    mixing,
+    plots,
+    residual_unet,
+    samplers,
+    schedules,
+)
 from keras_ddim.files import write_whole
 from keras_ddim.quiet import quietly
 
@@ -24,6 +33,7 @@ WIDTHS = "16,32,64,128"
 BLOCK_DEPTH = 2
 LEARNING_RATE = 1e-3
 EMA = 0.999
+PREDICTION = "velocity"
 OUTPUT = "keras-ddim-output"
 
 TIMES = "1 3 5 1,0.8,0.5,0.2 20 50"
@@ -38,6 +48,7 @@ SETTINGS_OF_THE_MODEL = (
     "widths",
     "block_depth",
     "ema",
+    "prediction",
     "dtype_policy",
 )
 
@@ -159,7 +170,12 @@ def generate(args):
     model = load_model(args.model, compile=False)
     with user_errors():
         images = model.generate(
-            args.num_images, args.times, seed=args.seed, batch_size=args.batch_size
+            args.num_images,
+            args.times,
+            sampler=args.sampler,
+            schedule=args.schedule,
+            seed=args.seed,
+            batch_size=args.batch_size,
         )
         plots.plot_images(images, args.columns, args.output)
         for index, image in enumerate(images if args.separate else ()):
@@ -260,6 +276,12 @@ def make_parser(settings=None):
     option("--block-depth", type=count, default=BLOCK_DEPTH, metavar="N", help="blocks of a level")
     option("--ema", type=float, default=EMA, help="decay of the averaged weights")
     option(
+        "--prediction",
+        choices=mixing.PREDICTION_TYPES,
+        default=PREDICTION,
+        help="what the network predicts; velocity learns colours and shapes soonest",
+    )
+    option(
         "--dtype-policy",
         choices=("float32", "mixed_bfloat16"),
         default="float32",
@@ -313,6 +335,20 @@ def make_parser(settings=None):
         type=times,
         default=str(SAMPLING_TIMES),
         help="diffusion times: how many (uniform from 1 down), or a list such as 1,0.8,0.5,0.2",
+    )
+    option(
+        "--sampler",
+        choices=sorted(samplers.SAMPLERS),
+        default="ddim",
+        metavar="NAME",
+        help=f"how to step from time to time: {', '.join(sorted(samplers.SAMPLERS))}",
+    )
+    option(
+        "--schedule",
+        choices=sorted(schedules.SCHEDULES),
+        metavar="NAME",
+        help="to which the times belong, if not to that of training: "
+        + ", ".join(sorted(schedules.SCHEDULES)),
     )
     option("--num-images", type=count, default=16, metavar="N", help="how many images")
     option("--seed", type=seed, help="the same images each time (default: new ones)")
@@ -411,7 +447,13 @@ def new_model(args, image_shape):
         seed=args.seed,
         dtype=args.dtype_policy,
     )
-    model = DiffusionModel(network=network, ema=args.ema, seed=args.seed, dtype=args.dtype_policy)
+    model = DiffusionModel(
+        network=network,
+        ema=args.ema,
+        seed=args.seed,
+        prediction=args.prediction,
+        dtype=args.dtype_policy,
+    )
     model.compile()
     return model
 

@@ -66,15 +66,23 @@ class Settings:
     widths: tuple = (16, 32, 64)
     block_depth: int = 1
     batch_size: int = 64
-    steps: int = 2000
+    steps: int = 1200
     classifier_steps: int = 1000
     num_images: int = 128
     num_times: tuple = (NUM_TIMESTEPS, 200, 20)
     seeds: tuple = (0, 1, 2)
 
 
-# About two minutes; it shows the large differences, not the small ones.
-SHORT = {"steps": 400, "classifier_steps": 400, "num_times": (100, 20), "seeds": (0,)}
+# About two minutes. Much smaller networks or much shorter training would not get far enough for
+# a wrong noise level to matter; small differences are left to the full form.
+SHORT = {
+    "image_size": 12,
+    "widths": (16, 32),
+    "steps": 1000,
+    "classifier_steps": 500,
+    "num_times": (100, 20),
+    "seeds": (0,),
+}
 
 
 class Cell(typing.NamedTuple):
@@ -148,7 +156,7 @@ def make_schedules():
     }
 
 
-def train_pair(images, settings, seed):
+def train_pair(images, settings, seed, verbose=1):
     """Trains two models that differ only in what their network is told.
 
     Initial weights, images, their order and the noise on them are the same. The noise levels are
@@ -158,6 +166,7 @@ def train_pair(images, settings, seed):
         images: Array of images.
         settings: The `Settings`.
         seed: Integer.
+        verbose: 1 for progress bars, 0 for none.
 
     Returns:
         `(variance_model, timestep_model)`, both a `keras_ddim.DiffusionModel`.
@@ -170,7 +179,7 @@ def train_pair(images, settings, seed):
         model.compile()
         model.adapt(images)
         print(f"Training with seed {seed}, told the {type(told).__name__}")
-        model.fit(batches(images, settings.steps, settings, seed))
+        model.fit(batches(images, settings.steps, settings, seed), verbose=verbose)
         pair.append(model)
     return tuple(pair)
 
@@ -217,7 +226,7 @@ def generate(models, cell, num_images, seed, verbose=1):
         cell: The `Cell`.
         num_images: Number of images.
         seed: Integer.
-        verbose: As in `keras_ddim.DiffusionModel.generate`.
+        verbose: 1 for a progress bar, 0 for none.
 
     Returns:
         Array (num_images, height, width, channels) of values in [0, 1].
@@ -235,12 +244,13 @@ def generate(models, cell, num_images, seed, verbose=1):
 # The measure
 
 
-def train_classifier(data, settings):
+def train_classifier(data, settings, verbose=1):
     """Trains a small classifier of the images, by whose features they are compared.
 
     Args:
         data: The `Data`.
         settings: The `Settings`.
+        verbose: 1 for a progress bar, 0 for none.
 
     Returns:
         `(features_of, accuracy)`: a callable from images to their features, those of the layer
@@ -259,8 +269,8 @@ def train_classifier(data, settings):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     classifier.compile("adam", loss, metrics=["accuracy"])
     print("Training the classifier")
-    labelled = data.images, data.labels
-    classifier.fit(batches(labelled, settings.classifier_steps, settings, seed=0), shuffle=False)
+    labelled = batches((data.images, data.labels), settings.classifier_steps, settings, seed=0)
+    classifier.fit(labelled, shuffle=False, verbose=verbose)
     validation = data.validation_images, data.validation_labels
     _, accuracy = classifier.evaluate(*validation, batch_size=1000, verbose=0)
 
@@ -306,13 +316,14 @@ def _symmetric_root(matrix):
 # The whole
 
 
-def run(settings, output=None):
+def run(settings, output=None, verbose=1):
     """Trains, samples and measures; writes and returns the results.
 
     Args:
         settings: The `Settings`.
         output: Folder for `results.json`, `table.md` and `pictures.png`, written anew after each
             seed; or None.
+        verbose: 1 for progress bars, 0 for a line of text each.
 
     Returns:
         `(results, pictures)`: what is in `results.json`, and a dictionary of arrays, the first few
@@ -320,7 +331,7 @@ def run(settings, output=None):
     """
     start = time.monotonic()
     data = load_data(settings)
-    features_of, accuracy = train_classifier(data, settings)
+    features_of, accuracy = train_classifier(data, settings, verbose)
     real_features = features_of(data.validation_images)
     distances, pictures, largest_difference = {}, {}, 0.0
 
@@ -332,7 +343,7 @@ def run(settings, output=None):
             if seed == settings.seeds[0]:
                 pictures[name] = images[:PICTURES]
 
-        pair = train_pair(data.images, settings, seed)
+        pair = train_pair(data.images, settings, seed, verbose)
         models = forms(*pair)
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(data.images), settings.num_images, replace=False)
@@ -342,7 +353,7 @@ def run(settings, output=None):
         images = {}
         for cell in cells(settings):
             print(f"Seed {seed}: {cell}")
-            images[cell] = generate(models, cell, settings.num_images, seed)
+            images[cell] = generate(models, cell, settings.num_images, seed, verbose)
             measure(cell, images[cell])
         for cell in images:
             if cell.schedule == TRAINING and cell.told == TRANSLATED:

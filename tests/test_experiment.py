@@ -37,7 +37,7 @@ def models():
     """A pair after some steps: long enough that what the network is told makes a difference."""
     images = np.random.default_rng(0).random((40, 8, 8, 3), "float32")
     settings = experiment.Settings(image_size=8, widths=(8,), batch_size=8, steps=8)
-    return experiment.forms(*experiment.train_pair(images, settings, seed=0))
+    return experiment.forms(*experiment.train_pair(images, settings, seed=0, verbose=0))
 
 
 # The pair
@@ -45,14 +45,14 @@ def models():
 
 def test_models_of_a_pair_start_from_equal_weights_and_see_equal_images(monkeypatch):
     class Recorder(experiment.DiffusionModel):
-        def fit(self, batches):
+        def fit(self, batches, verbose):
             self.initial_weights = self.network.get_weights()
             self.noise_seed = self.seed_generator.state.numpy()
             self.batches = [batch.numpy() for batch in batches]
 
     monkeypatch.setattr(experiment, "DiffusionModel", Recorder)
     images = np.random.default_rng(0).random((20, 8, 8, 3), "float32")
-    one, other = experiment.train_pair(images, TINY, seed=1)
+    one, other = experiment.train_pair(images, TINY, seed=1, verbose=0)
     assert type(one.conditioning) is not type(other.conditioning)
     for weight, other_weight in zip(one.initial_weights, other.initial_weights, strict=True):
         np.testing.assert_array_equal(weight, other_weight)
@@ -162,7 +162,7 @@ def test_run_writes_what_it_measured(tmp_path, monkeypatch):
         np.arange(12) % 2,
     )
     monkeypatch.setattr(experiment, "load_data", lambda settings: data)
-    results, pictures = experiment.run(TINY, tmp_path)
+    results, pictures = experiment.run(TINY, tmp_path, verbose=0)
 
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["pictures.png", "results.json", "table.md"]

@@ -132,6 +132,14 @@ class TestTraining:
             assert generated.dtype == "float32" and np.isfinite(generated).all()
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
+    def test_xla(self, make_model, images):
+        model = make_model(run_eagerly=False)
+        model.compile(jit_compile=True)
+        assert np.isfinite(model.fit(images, verbose=0).history["loss"]).all()
+        assert np.isfinite(model.generate(2, [0.9, 0.3], seed=0)).all()
+        with pytest.raises(ValueError, match=r"\[0, 1\].*Received.*2\d\d"):
+            model.fit(images * 255, verbose=0)
+
     def test_policy_reaches_the_default_network(self):
         model = keras_ddim.DiffusionModel((8, 8, 1), dtype="mixed_bfloat16")
         assert "bfloat16" in {layer.compute_dtype for layer in model.network.layers}
