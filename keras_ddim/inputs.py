@@ -209,6 +209,11 @@ def check_images(name, data, image_shape):
     """Checks the shape of the images in anything `fit` takes, as far as can be seen unread."""
     spec = getattr(data, "element_spec", None)
     first = images_of(data if spec is None else spec)
+    if isinstance(first, (dict, str)):
+        raise ValueError(
+            f"`{name}` must be images or (images, labels): an array, a `tf.data.Dataset`, a "
+            f"`keras.utils.PyDataset` or a generator. Received: {name} of {first!r}"
+        )
     shape = getattr(first, "shape", None)
     if shape is not None and getattr(shape, "rank", 0) is not None:
         check_batch_shape(name, shape, image_shape)

@@ -175,6 +175,11 @@ class DiffusionModel(keras.Model):
         Returns:
             The predicted noises (or images, or velocities), float32, as `noisy_images`.
         """
+        if not isinstance(noisy_images_and_level, (tuple, list)):
+            raise ValueError(
+                "The model must be called with [noisy_images, log_snr]; to make images, call "
+                "`model.generate(num_images)`."
+            )
         return self._predict(*noisy_images_and_level, self.schedule, training)
 
     def _predict(self, noisy_images, log_snr, schedule, training=False):
@@ -359,6 +364,8 @@ class DiffusionModel(keras.Model):
 
     def _prepare(self, x, steps=None, verbose="auto"):
         """Checks `x`, adapts the normalizer to it if nobody has, and returns it for use."""
+        if x is None:
+            raise ValueError("`x` must be images, such as an array or a `tf.data.Dataset`.")
         inputs.check_images("x", x, self.image_shape)
         if hasattr(x, "shape"):
             # An array can be checked before the first step; what is not, while it is read.

@@ -298,6 +298,17 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\[0, 1\].*Received.*2\d\d"):
             model.fit(images, validation_data=(images * 255, None), verbose=0)
 
+    def test_what_is_no_images(self, make_model, images):
+        model = make_model()
+        with pytest.raises(ValueError, match="`x` must be images"):
+            model.fit()
+        examples = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8)
+        for data in (examples, {"image": images}, "flowers"):
+            with pytest.raises(ValueError, match=r"`x` must be images or \(images, labels\)"):
+                model.fit(data)
+        with pytest.raises(ValueError, match=r"`model\.generate"):
+            model.predict(images, verbose=0)
+
     def test_no_images(self, make_model, images):
         with pytest.raises(ValueError, match="at least one image"):
             make_model().fit(images[:0], verbose=0)
