@@ -28,10 +28,10 @@ from keras_ddim.quiet import quietly
 DATA = "flowers"
 IMAGE_SIZE = "32"
 EPOCHS = 10
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 WIDTHS = "16,32,64,128"
-BLOCK_DEPTH = 2
-LEARNING_RATE = 1e-3
+BLOCK_DEPTH = 1
+LEARNING_RATE = 2e-3
 EMA = 0.999
 PREDICTION = "velocity"
 OUTPUT = "keras-ddim-output"
