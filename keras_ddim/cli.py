@@ -38,6 +38,8 @@ OUTPUT = "keras-ddim-output"
 
 TIMES = "1 3 5 1,0.8,0.5,0.2 20 50"
 NUM_SAMPLES = 64
+# Fresh noise in each step mends what a network that has seen little of the data gets wrong.
+SAMPLES_TIMES, SAMPLES_SAMPLER = 50, "ddpm"
 NUM_SAMPLES_EACH_EPOCH = 16
 SAMPLING_TIMES = 20
 
@@ -151,7 +153,9 @@ def train(args):
             shuffle=False,  # the data set does it
             callbacks=watchers,
         )
-        samples = model.generate(NUM_SAMPLES, SAMPLING_TIMES, seed=args.seed)
+        samples = model.generate(
+            NUM_SAMPLES, SAMPLES_TIMES, sampler=SAMPLES_SAMPLER, clip=True, seed=args.seed
+        )
         plots.plot_images(samples, path=output / "samples.png")
         plots.plot_generations(model, args.times, seed=args.seed, path=output / "times.png")
         plots.plot_history(history_path, path=output / "history.png")
@@ -531,7 +535,7 @@ def print_files(output):
     print("Done. These files are yours:")
     for name, text in {
         "model.keras": "the model",
-        "samples.png": f"{NUM_SAMPLES} images at {SAMPLING_TIMES} diffusion times",
+        "samples.png": f"{NUM_SAMPLES} images by {SAMPLES_SAMPLER}, {SAMPLES_TIMES} diffusion times",
         "times.png": "the same noise at several lists of diffusion times",
         "history.csv": "the losses of each epoch",
         "history.png": "the same, drawn",
