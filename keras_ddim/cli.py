@@ -27,7 +27,7 @@ from keras_ddim.quiet import quietly
 # The run without arguments: recognisable flowers in less than five minutes on two CPU cores.
 DATA = "flowers"
 IMAGE_SIZE = "32"
-EPOCHS = 10
+EPOCHS = 8
 BATCH_SIZE = 32
 WIDTHS = "16,32,64,128"
 BLOCK_DEPTH = 1
@@ -535,7 +535,7 @@ def print_files(output):
     print("Done. These files are yours:")
     for name, text in {
         "model.keras": "the model",
-        "samples.png": f"{NUM_SAMPLES} images by {SAMPLES_SAMPLER}, {SAMPLES_TIMES} diffusion times",
+        "samples.png": f"{NUM_SAMPLES} images, {SAMPLES_SAMPLER} at {SAMPLES_TIMES} times",
         "times.png": "the same noise at several lists of diffusion times",
         "history.csv": "the losses of each epoch",
         "history.png": "the same, drawn",
