@@ -691,7 +691,7 @@ def test_shapes_and_dtypes(shape, dtype):
     images = np.random.default_rng(0).random((6, *shape))
     images = (images * 255).astype(dtype) if "int" in dtype else images.astype(dtype)
     model = keras_ddim.DiffusionModel(network=tiny_network(shape), seed=0)
-    model.compile()
+    model.compile(run_eagerly=True)
     assert np.isfinite(model.fit(images, batch_size=4, verbose=0).history["loss"][0])
     assert model.generate(3, 2, seed=0).shape == (3, *shape)
 
