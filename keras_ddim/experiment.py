@@ -66,7 +66,7 @@ class Settings:
     widths: tuple = (16, 32, 64)
     block_depth: int = 1
     batch_size: int = 64
-    steps: int = 1200
+    steps: int = 2000
     classifier_steps: int = 1000
     num_images: int = 128
     num_times: tuple = (NUM_TIMESTEPS, 200, 20)
