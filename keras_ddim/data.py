@@ -19,7 +19,13 @@ import tensorflow as tf
 
 from keras_ddim.files import write_whole
 from keras_ddim.flowers import FAMILIES, check_image_size, draw_flowers
-from keras_ddim.inputs import ALLOWED_IMAGES, RANGE_TOLERANCE, check_count, check_seed
+from keras_ddim.inputs import (
+    ALLOWED_IMAGES,
+    RANGE_TOLERANCE,
+    check_choice,
+    check_count,
+    check_seed,
+)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 DEFAULT_VALIDATION_SPLIT = 0.2
@@ -117,8 +123,7 @@ def load_images(
         num_images = check_count("num_images", num_images)
     if channels not in (None, 1, 3, 4):
         raise ValueError(f"`channels` must be None, 1, 3 or 4. Received: channels={channels!r}")
-    if fit not in ("crop", "pad"):
-        raise ValueError(f'`fit` must be "crop" or "pad". Received: fit={fit!r}')
+    check_choice("fit", fit, ("crop", "pad"))
     if not isinstance(cache, (bool, str, os.PathLike)) or cache == "":
         raise ValueError(f"`cache` must be True, False or a path. Received: cache={cache!r}")
     if validation_split is not None and not (

@@ -129,7 +129,7 @@ class DiffusionModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         if not isinstance(ema, (int, float)) or not 0 <= ema < 1:
             raise ValueError(f"`ema` must be a number in [0, 1). Received: ema={ema!r}")
-        inputs.check_seed(seed)
+        seed = inputs.check_seed(seed)
         inputs.check_choice("prediction", prediction, PREDICTION_TYPES)
         inputs.check_choice("loss_weighting", loss_weighting, WEIGHTINGS)
         if network is None:
@@ -159,7 +159,7 @@ class DiffusionModel(keras.Model):
         self.n_loss_tracker = keras.metrics.Mean(name="n_loss")
         self.i_loss_tracker = keras.metrics.Mean(name="i_loss")
         self.generate_functions = {}
-        self._traced_with = None
+        self._traced_with = (None, None)
         self.built = True
 
     # The parts
@@ -385,7 +385,7 @@ class DiffusionModel(keras.Model):
             x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
         # Compiled steps hold the parts they were traced with.
         parts = self.normalizer.mean, self.schedule
-        if self._traced_with is None or any(a is not b for a, b in zip(parts, self._traced_with)):
+        if any(a is not b for a, b in zip(parts, self._traced_with)):
             self.train_function = self.test_function = None
         self._traced_with = parts
         return x

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ddim.inputs import check_count, check_image_shape, check_integers
+from keras_ddim.inputs import check_count, check_image_shape, check_integers, check_seed
 from keras_ddim.parts import PACKAGE
 
 
@@ -126,6 +126,7 @@ def residual_unet(
     height, width, channels = check_image_shape(image_shape)
     widths = check_integers("widths", widths)
     block_depth = check_count("block_depth", block_depth)
+    seed = check_seed(seed)
     multiple = 2 ** (len(widths) - 1)
     if height % multiple or width % multiple:
         fitting = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
