@@ -5,9 +5,20 @@ from keras_ddim.quiet import quietly
 with quietly():
     import keras  # noqa: F401  (brings TensorFlow, which talks on import)
 
-from keras_ddim import callbacks, conditioning, mixing, plots, samplers, schedules, times
+from keras_ddim import (
+    callbacks,
+    conditioning,
+    encoders,
+    metrics,
+    mixing,
+    plots,
+    samplers,
+    schedules,
+    times,
+)
 from keras_ddim.data import load_images
 from keras_ddim.flowers import draw_flowers
+from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel, Trajectory
 from keras_ddim.networks import SinusoidalEmbedding, residual_unet
 from keras_ddim.samplers import (
@@ -27,6 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "DDIM",
     "DDPM",
+    "FID",
+    "KID",
     "AdamsBashforth",
     "CosineSchedule",
     "DPMSolverPP",
@@ -41,7 +54,9 @@ __all__ = [
     "callbacks",
     "conditioning",
     "draw_flowers",
+    "encoders",
     "load_images",
+    "metrics",
     "mixing",
     "plots",
     "residual_unet",

@@ -15,6 +15,8 @@ from keras_ddim import (
     DiffusionModel,
     callbacks,
     data,
+    encoders,
+    evaluation,
     mixing,
     plots,
     residual_unet,
@@ -42,6 +44,9 @@ NUM_SAMPLES = 64
 SAMPLES_TIMES, SAMPLES_SAMPLER = 50, "ddpm"
 NUM_SAMPLES_EACH_EPOCH = 16
 SAMPLING_TIMES = 20
+NUM_ANIMATED = 16
+NUM_EVALUATED = 2000
+CLASSIFIER_STEPS = 1000
 
 # What a trained model cannot change any more.
 SETTINGS_OF_THE_MODEL = (
@@ -171,6 +176,8 @@ def generate(args):
 
     with user_errors():
         plots.check_suffix(args.output)
+        if args.animation:
+            plots.check_suffix(args.animation, [".gif"])
     model = load_model(args.model, compile=False)
     with user_errors():
         images = model.generate(
@@ -184,11 +191,82 @@ def generate(args):
         plots.plot_images(images, args.columns, args.output)
         for index, image in enumerate(images if args.separate else ()):
             plots.save_image(image, pathlib.Path(args.separate) / f"{index:05d}.png")
+        if args.animation:
+            plots.animate_generation(
+                model,
+                args.animation,
+                args.times,
+                min(args.num_images, NUM_ANIMATED),
+                sampler=args.sampler,
+                seed=args.seed,
+            )
     size = shape_text(model.image_shape)
     print(f"{args.num_images} images of {size}, times: {plots.times_label(args.times)}")
     print(f"  {args.output}")
     if args.separate:
         print(f"  {pathlib.Path(args.separate) / '*.png'}")
+    if args.animation:
+        print(f"  {args.animation}")
+
+
+def evaluate(args):
+    """Measures images of a saved model against real ones; leaves table and pictures in a folder."""
+    check_model_file(args.model)
+    start_devices()
+
+    model = load_model(args.model, compile=False)
+    with user_errors():
+        options = {
+            "image_size": model.image_shape[:2],
+            "channels": model.image_shape[-1],
+            # None for 0: where none were kept from training, those that the data suggests.
+            "validation_split": args.validation_split or None,
+            "fit": args.fit,
+            "seed": args.data_seed,
+            "num_images": args.data_num_images,
+            "data_dir": args.data_dir,
+        }
+        encoder = make_encoder(args, options)
+        train_images, real_images = data.load_images(args.data, **options)
+        results, pictures = evaluation.evaluate(
+            model,
+            train_images,
+            real_images,
+            encoder,
+            args.times,
+            num_images=args.num_images,
+            sampler=args.sampler,
+            schedule=args.schedule,
+            seed=args.seed,
+            batch_size=args.batch_size,
+        )
+        described = {"model": args.model, "data": args.data, "data_options": options, **results}
+        evaluation.write(args.output, described, pictures)
+    output = pathlib.Path(args.output)
+    print(f"\n{evaluation.table(results)}")
+    for name, text in {
+        "table.md": "the table above",
+        "results.json": "the same, and all that is needed to repeat it",
+        "nearest.png": "generated images above those of training that come nearest",
+    }.items():
+        print(f"  {output / name!s:40} {text}")
+
+
+def make_encoder(args, options):
+    """The encoder that the arguments of `evaluate` name."""
+    if args.encoder == "inception_v3":
+        return encoders.InceptionV3(args.encoder_size, args.encoder_weights)
+    # Loaded for itself: how often it is read must not change how the others are shuffled.
+    train_images, val_images = data.load_images(args.data, **options, labels=True)
+    cache = encoders.classifier_path(args.data, options, train_images.class_names)
+    if cache.exists():
+        print(f"Comparing by the features of {cache}")
+    else:
+        print(f"Training a small classifier, to compare by its features; it is kept as {cache}")
+    keras.utils.set_random_seed(0)
+    batches = train_images.repeat().take(CLASSIFIER_STEPS)
+    num_classes = len(train_images.class_names)
+    return encoders.train_classifier(batches, val_images, num_classes, cache=cache)
 
 
 # Parsing
@@ -197,6 +275,8 @@ def generate(args):
 def parse(argv=None):
     """The arguments; those of a run that is resumed stand in for those not given."""
     args = make_parser().parse_args(argv)
+    if args.command is evaluate:
+        return make_parser(settings_of_data=read_settings_of_data(args.model)).parse_args(argv)
     if not getattr(args, "resume", False):
         return args
     settings = read_settings(args.output)
@@ -211,8 +291,8 @@ def parse(argv=None):
     return args
 
 
-def make_parser(settings=None):
-    """The parser; `settings` replace the defaults of `train`."""
+def make_parser(settings=None, settings_of_data=None):
+    """The parser; `settings` replace the defaults of `train`, the others those of `evaluate`."""
     parser = Parser(
         prog="keras-ddim",
         description="Diffusion models: train once, generate along any list of diffusion times.",
@@ -340,6 +420,80 @@ def make_parser(settings=None):
         default=str(SAMPLING_TIMES),
         help="diffusion times: how many (uniform from 1 down), or a list such as 1,0.8,0.5,0.2",
     )
+    add_sampling_options(option)
+    option("--num-images", type=count, default=16, metavar="N", help="how many images")
+    option("--seed", type=seed, help="the same images each time (default: new ones)")
+    option("--batch-size", type=count, default=64, metavar="N", help="images made together")
+    option("--columns", type=count, metavar="N", help="of the picture (default: a square)")
+    option("--output", default="generated.png", metavar="FILE", help="the picture")
+    option("--separate", metavar="DIR", help="folder for each image as a file of its own, too")
+    option("--animation", metavar="FILE", help="a GIF of the way from noise to images, too")
+    command.set_defaults(command=generate)
+
+    command = commands.add_parser(
+        "evaluate",
+        help="measure how good the images of a trained model are",
+        description="Measures how far generated images are from real ones that were kept from "
+        "training, and for scale, images of training and noise. Leaves table.md, results.json and "
+        "nearest.png (the nearest images of training) in a folder. The data are those of the run "
+        "that the model lies in the folder of, unless given.",
+        epilog="examples:\n"
+        f"  keras-ddim evaluate {OUTPUT}/model.keras\n"
+        "  keras-ddim evaluate model.keras --data photos/ --times 2 20 --num-images 5000\n"
+        "  keras-ddim evaluate model.keras --encoder inception_v3 --encoder-weights weights.h5",
+        formatter_class=HelpFormatter,
+    )
+    option = command.add_argument
+    option("model", metavar="MODEL.keras", help="a model saved by `train` or `model.save`")
+    option("--data", default=DATA, help="'flowers', a folder, or a TensorFlow Datasets name")
+    option("--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its data")
+    option("--fit", choices=("crop", "pad"), default="crop", help="how images get their shape")
+    option(
+        "--validation-split",
+        type=float,
+        metavar="PART",
+        help="part of the images to compare with (default: as in training, else as the data "
+        "suggests)",
+    )
+    option(
+        "--times",
+        type=times,
+        nargs="+",
+        default=[SAMPLING_TIMES],
+        metavar="TIMES",
+        help=f"a row each: how many, or a list such as 1,0.8,0.5 (default: {SAMPLING_TIMES})",
+    )
+    add_sampling_options(option)
+    option(
+        "--num-images", type=count, default=NUM_EVALUATED, metavar="N", help="how many to generate"
+    )
+    option("--seed", type=seed, default=0, help="of their noise")
+    option("--batch-size", type=count, default=64, metavar="N", help="images made together")
+    option(
+        "--encoder",
+        choices=("classifier", "inception_v3"),
+        default="classifier",
+        help="whose features are compared: a small classifier trained on the labels of the data, "
+        "or InceptionV3, for FID and KID",
+    )
+    option(
+        "--encoder-weights",
+        default="imagenet",
+        metavar="FILE",
+        help="of InceptionV3; 'imagenet' is downloaded",
+    )
+    option(
+        "--encoder-size", type=count, default=299, metavar="N", help="299, or 75, which is faster"
+    )
+    option("--output", default="evaluation", metavar="DIR", help="folder for all that is written")
+    command.set_defaults(
+        **{"data_seed": 0, "data_num_images": None, **(settings_of_data or {})}, command=evaluate
+    )
+    return parser
+
+
+def add_sampling_options(option):
+    """The options that `generate` and `evaluate` have in common."""
     option(
         "--sampler",
         choices=sorted(samplers.SAMPLERS),
@@ -354,14 +508,6 @@ def make_parser(settings=None):
         help="to which the times belong, if not to that of training: "
         + ", ".join(sorted(schedules.SCHEDULES)),
     )
-    option("--num-images", type=count, default=16, metavar="N", help="how many images")
-    option("--seed", type=seed, help="the same images each time (default: new ones)")
-    option("--batch-size", type=count, default=64, metavar="N", help="images made together")
-    option("--columns", type=count, metavar="N", help="of the picture (default: a square)")
-    option("--output", default="generated.png", metavar="FILE", help="the picture")
-    option("--separate", metavar="DIR", help="folder for each image as a file of its own, too")
-    command.set_defaults(command=generate)
-    return parser
 
 
 class Parser(argparse.ArgumentParser):
@@ -502,6 +648,16 @@ def read_settings(output):
     with user_errors():
         settings = json.loads(path.read_text())
     return {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+
+
+def read_settings_of_data(model_path):
+    """What the run in the model's folder says of its data, as defaults of `evaluate`."""
+    if not pathlib.Path(model_path).with_name("settings.json").exists():
+        return {}
+    settings = read_settings(pathlib.Path(model_path).parent)
+    names = {name: name for name in ("data", "data_dir", "fit", "validation_split")}
+    names |= {"seed": "data_seed", "num_images": "data_num_images"}
+    return {new: settings[name] for name, new in names.items() if name in settings}
 
 
 def count_epochs(history_path):

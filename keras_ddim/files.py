@@ -52,3 +52,15 @@ def write_whole(path):
         if isinstance(error, OSError) and error.filename == str(temporary_path):
             error.filename = str(path)  # the name that its reader knows
         raise
+
+
+def write_text(path, text):
+    """Writes a text file, whole or not at all."""
+    with write_whole(path) as temporary_path:
+        temporary_path.write_text(text, encoding="utf-8")
+
+
+def check_suffix(path, suffixes):
+    """Raises a `ValueError` unless `path` ends in one of `suffixes`."""
+    if pathlib.Path(path).suffix.lower() not in suffixes:
+        raise ValueError(f"`path` must end in {' or '.join(suffixes)}. Received: path={path}")

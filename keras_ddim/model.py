@@ -1,5 +1,6 @@
 """DiffusionModel: trains a network to separate noisy images, and generates by doing so stepwise."""
 
+import functools
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import conditioning as conditionings
-from keras_ddim import inputs, samplers, schedules
+from keras_ddim import inputs, metrics, samplers, schedules
 from keras_ddim.mixing import (
     PREDICTION_TYPES,
     WEIGHTINGS,
@@ -159,6 +160,7 @@ class DiffusionModel(keras.Model):
         self.n_loss_tracker = keras.metrics.Mean(name="n_loss")
         self.i_loss_tracker = keras.metrics.Mean(name="i_loss")
         self.generate_functions = {}
+        self.measure_images = None
         self._traced_with = (None, None)
         self.built = True
 
@@ -211,23 +213,51 @@ class DiffusionModel(keras.Model):
 
     # Training
 
-    def compile(self, optimizer=None, loss="mean_absolute_error", *args, **kwargs):
-        """Configures training; the arguments are those of `keras.Model.compile`.
+    def compile(
+        self,
+        optimizer=None,
+        loss="mean_absolute_error",
+        *args,
+        image_metrics=None,
+        image_metrics_times=5,
+        **kwargs,
+    ):
+        """Configures training; the arguments are those of `keras.Model.compile`, and two more.
+
+        Image metrics are part of `evaluate`, and so of validation in `fit`: as many images as
+        there are real ones are generated, from the same noise each time, and compared with them.
+        That takes its time, in proportion to `image_metrics_times`. They are not saved with the
+        model, being larger than it: compile anew after loading.
 
         Args:
             optimizer: Defaults to `keras.optimizers.AdamW(1e-3, weight_decay=1e-4)`.
             loss: Loss between noises (or what else the network predicts) and their prediction.
                 Defaults to "mean_absolute_error".
             *args: As in `keras.Model.compile`.
+            image_metrics: List of `keras_ddim.metrics.ImageMetric`s, such as `keras_ddim.KID()`,
+                which leads to `val_kid` in the logs. Defaults to None.
+            image_metrics_times: The diffusion times at which images are generated for them, as in
+                `generate`. Defaults to 5.
             **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If an argument is not as described.
         """
         if loss is None:
             raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
+        image_metrics = metrics.check_image_metrics(image_metrics)
+        inputs.check_diffusion_times(image_metrics_times)
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
         super().compile(optimizer, loss, *args, **kwargs)
         self.loss_function = keras.losses.get(loss)
         self.generate_functions = {}
+        # A function, out of sight of Keras, which would update and report them at each step.
+        self.measure_images = None
+        if image_metrics:
+            self.measure_images = functools.partial(
+                self._measure_images, image_metrics, image_metrics_times
+            )
 
     def compile_from_config(self, config):
         # Keras leaves this to classes with a `compile` of their own.
@@ -310,11 +340,66 @@ class DiffusionModel(keras.Model):
         with inputs.ImageErrors():
             return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """`loss`, `n_loss` and `i_loss` of the averaged network on images; see `fit`."""
-        x = self._prepare(x, kwargs.get("steps"), kwargs.get("verbose", "auto"))
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        **kwargs,
+    ):
+        """`loss`, `n_loss` and `i_loss` of the averaged network on images, and image metrics.
+
+        Args:
+            x: Images, as in `fit`; those for image metrics can't be a generator, being read twice.
+            y: Ignored, so that `evaluate(images, labels)` works.
+            batch_size: As in `keras.Model.evaluate`.
+            verbose: As in `keras.Model.evaluate`.
+            sample_weight: As in `keras.Model.evaluate`.
+            steps: As in `keras.Model.evaluate`.
+            **kwargs: As in `keras.Model.evaluate`.
+
+        Returns:
+            A list of the losses, then the compiled `image_metrics`; or a dictionary of them, with
+            `return_dict=True`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        x = self._prepare(x, steps, verbose)
+        if self.measure_images and isinstance(x, types.GeneratorType):
+            raise ValueError(
+                "`x` must be an array, a `tf.data.Dataset` or a `keras.utils.PyDataset` for "
+                "`image_metrics`, which read it once more. Received: a generator"
+            )
         with inputs.ImageErrors():
-            return super().evaluate(x, y, *args, **kwargs)
+            results = super().evaluate(x, y, batch_size, verbose, sample_weight, steps, **kwargs)
+        if not self.measure_images:
+            return results
+        in_fit = "_use_cached_eval_dataset" in kwargs  # which has a progress bar of its own
+        image_results = self.measure_images(x, batch_size or 32, steps, 0 if in_fit else verbose)
+        if isinstance(results, dict):
+            return {**results, **image_results}
+        return [*results, *image_results.values()]
+
+    def _measure_images(self, image_metrics, diffusion_times, x, batch_size, steps, verbose):
+        """Results of image metrics on the images of `x` and on as many generated ones."""
+        count = 0
+
+        def real_batches():
+            nonlocal count
+            for batch in itertools.islice(inputs.batches(x, batch_size), steps):
+                images = inputs.images_of(batch)
+                count += len(images)
+                yield images
+
+        def generated_batches():
+            # Begun when all real images have been counted.
+            yield self.generate(count, diffusion_times, seed=0, verbose=verbose)
+
+        return metrics.measure(image_metrics, real_batches(), generated_batches())
 
     def train_on_batch(self, x, *args, **kwargs):
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import shutil
 import signal
@@ -249,6 +250,76 @@ def test_generating_separate_files(trained, tmp_path):
     assert size_of(folder / "00002.png") == (8, 8)
 
 
+def test_generating_an_animation(trained, tmp_path):
+    path = tmp_path / "way.gif"
+    arguments = ["--num-images", "2", "--times", "3", "--output", str(tmp_path / "grid.png")]
+    assert generate(trained, *arguments, "--animation", str(path)) == 0
+    with PIL.Image.open(path) as image:
+        assert image.n_frames == 4
+
+
+# evaluate
+
+
+@pytest.fixture
+def evaluate(trained, tmp_path, monkeypatch):
+    """Evaluates the trained model into a folder; classifiers are kept in another."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cli, "CLASSIFIER_STEPS", 3)
+
+    def run(*arguments):
+        command = ["evaluate", str(trained / "model.keras"), "--num-images", "8", *arguments]
+        return cli.main([*command, "--output", str(tmp_path / "evaluation")])
+
+    return run
+
+
+def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
+    assert evaluate("--times", "1", "1,0.5", "--sampler", "heun", "--seed", "3") == 0
+    output = capsys.readouterr().out
+    folder = tmp_path / "evaluation"
+    assert sorted(os.listdir(folder)) == ["nearest.png", "results.json", "table.md"]
+    assert (folder / "table.md").read_text() in output
+    assert "small classifier trained on these data" in output and "FID" not in output
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["evaluations"] for row in results["rows"]] == [None, 1, 3, None]
+    assert results["sampler"]["class_name"] == "Heun" and results["seed"] == 3
+    # The data are those of training, and so are those kept from it.
+    assert results["data"] == "flowers"
+    assert results["data_options"]["num_images"] == 64
+    assert results["real_images"] == 8
+    # The classifier of the first time is that of the second.
+    kept = os.listdir(tmp_path / "home" / "keras_ddim")
+    assert len(kept) == 1
+    assert evaluate("--times", "1", "1,0.5", "--sampler", "heun", "--seed", "3") == 0
+    assert "Training a small classifier" not in capsys.readouterr().out
+    assert os.listdir(tmp_path / "home" / "keras_ddim") == kept
+    assert json.loads((folder / "results.json").read_text())["rows"] == results["rows"]
+
+
+def test_evaluating_with_inception(evaluate, monkeypatch, tmp_path, capsys):
+    class Flat(cli.encoders.InceptionV3):
+        def _load(self):
+            return lambda images, training: images[:, ::25, ::25, 0].numpy().reshape(-1, 9)
+
+    monkeypatch.setattr(cli.encoders, "InceptionV3", Flat)
+    arguments = ["--encoder", "inception_v3", "--encoder-size", "75", "--times", "1"]
+    assert evaluate(*arguments) == 0
+    assert "| FID | KID |" in capsys.readouterr().out
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert results["encoder"] == "InceptionV3 at 75x75"
+
+
+def test_evaluating_what_cannot_be(evaluate, capsys, tmp_path):
+    weights = str(tmp_path / "missing.h5")
+    arguments = ["--encoder", "inception_v3", "--encoder-weights", weights]
+    assert "missing.h5" in error_of(capsys, evaluate(*arguments))
+    (tmp_path / "photos").mkdir()
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    assert "labels" in error_of(capsys, evaluate("--data", str(tmp_path / "photos") + "/"))
+    assert not (tmp_path / "evaluation").exists()
+
+
 # Errors
 
 
@@ -272,6 +343,8 @@ def test_generating_separate_files(trained, tmp_path):
         (["generate", "m.keras", "--times", ""], "--times"),
         (["generate", "m.keras", "--seed", "-1"], "--seed"),
         (["generate", "no-such-file.keras"], "no-such-file.keras"),
+        (["evaluate", "m.keras", "--encoder", "vgg"], "vgg"),
+        (["evaluate", "no-such-file.keras"], "no-such-file.keras"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):
@@ -327,7 +400,12 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
 
 
 def test_help_and_version(capsys):
-    for arguments in (["--help"], ["train", "--help"], ["generate", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["generate", "--help"],
+        ["evaluate", "--help"],
+    ):
         assert cli.main(arguments) == 0
         assert "examples:" in capsys.readouterr().out
     assert cli.main(["--version"]) == 0

@@ -1,0 +1,153 @@
+"""Encoders: images of any size and colours to features; the classifier; InceptionV3's ways out."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_ddim
+from keras_ddim import encoders
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file of weights for InceptionV3, random ones."""
+    path = tmp_path_factory.mktemp("weights") / "inception.weights.h5"
+    keras.utils.set_random_seed(0)
+    keras.applications.InceptionV3(weights=None, include_top=False).save_weights(path)
+    return path
+
+
+@pytest.fixture
+def labelled_images():
+    """Black and white images, which are the two classes, for training and validation."""
+    labels = np.arange(300) % 2
+    images = np.ones((300, 8, 8, 1)) * labels[:, None, None, None]
+    datasets = keras_ddim.load_images((images, labels), 8, labels=True, batch_size=16, seed=0)
+    return datasets
+
+
+def train(labelled_images, **kwargs):
+    train_images, val_images = labelled_images
+    return encoders.train_classifier(train_images, val_images, 2, verbose=0, **kwargs)
+
+
+class TestInceptionV3:
+    def test_takes_images_of_any_size_and_colours(self, inception_weights):
+        encoder = encoders.InceptionV3(75, inception_weights)
+        rng = np.random.default_rng(0)
+        grey = rng.random((2, 20, 30, 1), "float32")
+        features = encoders.encode(encoder, grey)
+        assert features.shape == (2, 2048)
+        colours = np.repeat(grey, 3, axis=-1)
+        np.testing.assert_allclose(encoders.encode(encoder, colours), features, rtol=1e-5)
+        # What is transparent is white, whatever its colour.
+        transparent = np.concatenate([colours, np.zeros_like(grey)], axis=-1)
+        white = np.ones_like(colours)
+        np.testing.assert_allclose(
+            encoders.encode(encoder, transparent), encoders.encode(encoder, white), rtol=1e-5
+        )
+        assert np.abs(features - encoders.encode(encoder, white)).max() > 1e-3
+        assert encoders.name_of(encoder) == "InceptionV3 at 75x75"
+
+    def test_sees_pixels_from_minus_one_to_one(self, inception_weights):
+        seen = []
+
+        class Recorder(encoders.InceptionV3):
+            def _load(self):
+                return lambda images, training: seen.append(np.array(images)) or images[:, 0, 0]
+
+        Recorder(75, inception_weights)(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
+        assert seen[0].shape == (1, 75, 75, 3)
+        assert (seen[0].min(), seen[0].max()) == pytest.approx((-1, 1))
+
+    def test_says_what_to_do_without_a_download(self, monkeypatch):
+        def fail(**kwargs):
+            raise OSError("URL fetch failure on https://…: Name or service not known")
+
+        monkeypatch.setattr(keras.applications, "InceptionV3", fail)
+        with pytest.raises(ValueError) as caught:
+            keras_ddim.KID().update_state(np.zeros((2, 8, 8, 3)), None)
+        message = str(caught.value)
+        assert "can't be downloaded" in message and "\n" not in message
+        assert "InceptionV3(weights=...)" in message and "train_classifier" in message
+
+    def test_errors(self, tmp_path, inception_weights):
+        with pytest.raises(ValueError, match=r"at least 75. Received: image_size=64"):
+            encoders.InceptionV3(64)
+        with pytest.raises(ValueError, match=r"`weights` must be.*missing.h5"):
+            encoders.InceptionV3(weights=tmp_path / "missing.h5")
+        foreign = tmp_path / "foreign.weights.h5"
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(foreign)
+        with pytest.raises(ValueError, match=r"`weights` must be those.*foreign"):
+            encoders.InceptionV3(75, foreign)(np.zeros((1, 8, 8, 3)))
+
+    def test_config(self, inception_weights):
+        config = encoders.InceptionV3(75, inception_weights).get_config()
+        again = keras_ddim.encoders.InceptionV3.from_config(config)
+        assert again.get_config() == {"image_size": 75, "weights": str(inception_weights)}
+
+
+class TestClassifier:
+    def test_learns_and_gives_features(self, labelled_images):
+        encoder = train(labelled_images)
+        assert encoder.accuracy > 0.95
+        assert "classifier" in str(encoder) and f"{encoder.accuracy:.1%}" in str(encoder)
+        images = np.concatenate([images for images, _ in labelled_images[1]])
+        features = encoders.encode(encoder, images)
+        assert features.shape == (len(images), 64)
+        # They are those that the classes' scores are computed of.
+        weights, bias = encoder.network.layers[-1].get_weights()
+        scores = encoder.network.predict(images, verbose=0)
+        np.testing.assert_allclose(features @ weights + bias, scores, atol=1e-3)
+
+    def test_is_kept(self, labelled_images, tmp_path):
+        path = tmp_path / "folder" / "classifier.keras"
+        images = np.random.default_rng(0).random((5, 8, 8, 1))
+        features = encoders.encode(train(labelled_images, cache=path), images)
+        written = path.stat().st_mtime_ns
+        again = train(labelled_images, cache=path)
+        assert path.stat().st_mtime_ns == written
+        np.testing.assert_allclose(encoders.encode(again, images), features, rtol=1e-5)
+
+    def test_errors(self, labelled_images):
+        with pytest.raises(ValueError, match=r"batches \(images, labels\)"):
+            encoders.train_classifier(np.zeros((2, 8, 8, 1)))
+        with pytest.raises(ValueError, match=r"`num_classes`.*Received: num_classes=0"):
+            encoders.train_classifier(labelled_images[0])
+
+    def test_path_follows_from_the_settings(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        one, same, other = (
+            encoders.classifier_path("flowers", {"image_size": size}) for size in (8, 8, 16)
+        )
+        assert one == same != other
+        assert tmp_path in one.parents
+
+
+class TestEncode:
+    def test_any_callable_few_images_at_a_time(self, monkeypatch):
+        monkeypatch.setattr(encoders, "ENCODING_BATCH", 3)
+        sizes = []
+
+        def encoder(images):
+            sizes.append(len(images))
+            assert images.dtype == "float32"
+            return images.mean(axis=(1, 2))
+
+        images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 2), "uint8")
+        features = encoders.encode(encoder, images)
+        assert sizes == [3, 3, 1] and features.dtype == "float64"
+        np.testing.assert_allclose(features, images.mean(axis=(1, 2)) / 255, rtol=1e-5)
+
+    def test_keras_models(self):
+        model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()], name="flat")
+        images = np.random.default_rng(0).random((3, 4, 4, 1))
+        np.testing.assert_allclose(encoders.encode(model, images), images.reshape(3, 16), rtol=1e-6)
+        assert encoders.name_of(model) == "flat"
+
+    def test_progress(self, capsys):
+        images = np.zeros((3, 4, 4, 1))
+        encoders.encode(lambda images: images[:, 0, 0], images)
+        assert capsys.readouterr().out == ""
+        encoders.encode(lambda images: images[:, 0, 0], images, verbose=1)
+        assert "3/3" in capsys.readouterr().out
