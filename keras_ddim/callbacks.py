@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_ddim import inputs, plots
-from keras_ddim.files import write_whole
+from keras_ddim.files import check_suffix, write_whole
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -56,7 +56,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.seed = inputs.check_seed(seed)
         if path is not None:
             # A faulty path is an error now, not after an epoch.
-            plots.check_suffix(self._path_after(epochs=1))
+            check_suffix(self._path_after(epochs=1), plots.FORMATS)
 
     def on_epoch_end(self, epoch, logs=None):
         epochs = epoch + 1

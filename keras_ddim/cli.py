@@ -23,7 +23,7 @@ from keras_ddim import (
     samplers,
     schedules,
 )
-from keras_ddim.files import write_whole
+from keras_ddim.files import check_suffix, write_whole
 from keras_ddim.quiet import quietly
 
 # The run without arguments: recognisable flowers in less than five minutes on two CPU cores.
@@ -175,9 +175,9 @@ def generate(args):
     start_devices()
 
     with user_errors():
-        plots.check_suffix(args.output)
+        check_suffix(args.output, plots.FORMATS)
         if args.animation:
-            plots.check_suffix(args.animation, [".gif"])
+            check_suffix(args.animation, [".gif"])
     model = load_model(args.model, compile=False)
     with user_errors():
         images = model.generate(

@@ -13,19 +13,17 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import pathlib
-import platform
 import time
 import typing
 
 import keras
 import numpy as np
 
-import keras_ddim
-from keras_ddim import conditioning, plots, schedules, times
+from keras_ddim import conditioning, encoders, metrics, plots, schedules, times
 from keras_ddim.data import load_images
-from keras_ddim.files import write_whole
+from keras_ddim.evaluation import environment
+from keras_ddim.files import write_text
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import residual_unet
 
@@ -34,7 +32,6 @@ NUM_TIMESTEPS = 4000
 TRAINING, COSINE, LOG_SNR_LINEAR = "linear-β (training)", "cosine", "log-SNR linear"
 VARIANCE, UNTRANSLATED, TRANSLATED = "noise variance", "timestep", "timestep, translated"
 
-NUM_FEATURES = 64
 PICTURES = 8
 GENERATION_BATCH = 256
 
@@ -244,7 +241,7 @@ def generate(models, cell, num_images, seed, verbose=1):
 # The measure
 
 
-def train_classifier(data, settings, verbose=1):
+def train_encoder(data, settings, verbose=1):
     """Trains a small classifier of the images, by whose features they are compared.
 
     Args:
@@ -253,64 +250,21 @@ def train_classifier(data, settings, verbose=1):
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        `(features_of, accuracy)`: a callable from images to their features, those of the layer
-        before the last, float64 (images, 64), and the accuracy on the validation images.
+        A `keras_ddim.encoders.Classifier`, the same in every run and for all seeds.
     """
-    keras.utils.set_random_seed(0)  # one classifier for all seeds, the same in every run
-    inputs = keras.Input(data.images.shape[1:])
-    x = inputs
-    for filters in (32, 64):
-        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = keras.layers.MaxPooling2D()(x)
-    features = keras.layers.Dense(NUM_FEATURES, activation="relu")(keras.layers.Flatten()(x))
-    logits = keras.layers.Dense(int(data.labels.max()) + 1)(features)
-
-    classifier = keras.Model(inputs, logits)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    classifier.compile("adam", loss, metrics=["accuracy"])
+    keras.utils.set_random_seed(0)
     print("Training the classifier")
     labelled = batches((data.images, data.labels), settings.classifier_steps, settings, seed=0)
-    classifier.fit(labelled, shuffle=False, verbose=verbose)
-    validation = data.validation_images, data.validation_labels
-    _, accuracy = classifier.evaluate(*validation, batch_size=1000, verbose=0)
-
-    extractor = keras.Model(inputs, features)
-
-    def features_of(images):
-        return extractor.predict(images, batch_size=1000, verbose=0).astype("float64")
-
-    return features_of, accuracy
-
-
-def frechet_distance(features, other_features):
-    """`|μ − μ'|² + tr(C + C' − 2 (C^½ C' C^½)^½)`: how far apart two clouds of points are.
-
-    It is the squared Wasserstein distance of the normal distributions that have the clouds' means
-    μ and covariances C.
-
-    Args:
-        features: Array (points, dimensions), at least two points.
-        other_features: Array, as `features`; the number of points may differ.
-
-    Returns:
-        A float of at least 0.
-
-    Reference:
-        [Heusel et al., 2017](https://arxiv.org/abs/1706.08500)
-    """
-    means, covariances = zip(
-        *((x.mean(axis=0), np.atleast_2d(np.cov(x.T))) for x in (features, other_features))
+    validation, _ = load_images(
+        (data.validation_images, data.validation_labels),
+        settings.image_size,
+        batch_size=1000,
+        labels=True,
+        validation_split=0,
+        shuffle=False,
     )
-    root = _symmetric_root(covariances[0])
-    # Symmetric, unlike C C' itself, so that its roots are real in spite of rounding.
-    overlap = _symmetric_root(root @ covariances[1] @ root)
-    distance = np.sum((means[0] - means[1]) ** 2) + np.trace(sum(covariances) - 2 * overlap)
-    return max(float(distance), 0.0)
-
-
-def _symmetric_root(matrix):
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    num_classes = int(data.labels.max()) + 1
+    return encoders.train_classifier(labelled, validation, num_classes, verbose=verbose)
 
 
 # The whole
@@ -331,14 +285,14 @@ def run(settings, output=None, verbose=1):
     """
     start = time.monotonic()
     data = load_data(settings)
-    features_of, accuracy = train_classifier(data, settings, verbose)
-    real_features = features_of(data.validation_images)
+    encoder = train_encoder(data, settings, verbose)
+    real = metrics.Moments(encoders.encode(encoder, data.validation_images))
     distances, pictures, largest_difference = {}, {}, 0.0
 
     for seed in settings.seeds:
 
         def measure(name, images, seed=seed):
-            distance = frechet_distance(features_of(images), real_features)
+            distance = metrics.frechet_distance(encoders.encode(encoder, images), real)
             distances.setdefault(name, []).append(distance)
             if seed == settings.seeds[0]:
                 pictures[name] = images[:PICTURES]
@@ -364,30 +318,16 @@ def run(settings, output=None, verbose=1):
             "settings": dataclasses.asdict(settings),
             "finished_seeds": len(distances["real images"]),
             "validation_images": len(data.validation_images),
-            "classifier_accuracy": accuracy,
+            "classifier_accuracy": encoder.accuracy,
             "references": {name: distances[name] for name in ("real images", "pure noise")},
             "cells": [{**cell._asdict(), "distances": distances[cell]} for cell in images],
             "largest_pixel_difference_by_translation_under_training_schedule": largest_difference,
             "seconds": round(time.monotonic() - start, 1),
-            "versions": _versions(),
-            "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "system": platform.platform(),
+            **environment(),
         }
         if output is not None:
             _write(output, results, pictures)
     return results, pictures
-
-
-def _versions():
-    import tensorflow
-
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tensorflow.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "keras_ddim": keras_ddim.__version__,
-    }
 
 
 def _write(output, results, pictures):
@@ -397,8 +337,7 @@ def _write(output, results, pictures):
         "table.md": table(results),
     }
     for name, text in contents.items():
-        with write_whole(output / name) as temporary_path:
-            temporary_path.write_text(text, encoding="utf-8")
+        write_text(output / name, text)
     plot_pictures(pictures, output / "pictures.png")
 
 
@@ -424,7 +363,7 @@ def table(results):
     lines += [
         "",
         f"Fréchet distance to {results['validation_images']} real images (less is better), in the "
-        f"{NUM_FEATURES} features of a classifier that is right on "
+        f"{encoders.CLASSIFIER_FEATURES} features of a classifier that is right on "
         f"{results['classifier_accuracy']:.1%} of them; {seeds}. So few images look farther away "
         f"than they are: it is {num_images} in every entry, those for comparison included.",
     ]

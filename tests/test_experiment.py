@@ -1,7 +1,6 @@
 """The experiment: a fair pair, the effect of translation, the measure, and what is written."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -114,42 +113,6 @@ def test_cells_of_all_timesteps_are_only_those_of_the_training_schedule():
     assert {cell.told for cell in slow} == {VARIANCE, UNTRANSLATED}
 
 
-# The measure
-
-
-def gaussian(mean, covariance, num_points=200):
-    """Points whose sample mean and covariance are exactly those given."""
-    points = np.random.default_rng(0).standard_normal((num_points, len(mean)))
-    points -= points.mean(axis=0)
-    points = points @ np.linalg.inv(np.linalg.cholesky(np.cov(points.T))).T
-    return points @ np.linalg.cholesky(covariance).T + mean
-
-
-def test_frechet_distance_of_gaussians_in_closed_form():
-    variances, other_variances = np.array([1.0, 4.0, 9.0]), np.array([4.0, 1.0, 0.25])
-    one = gaussian([0.0, 1.0, 2.0], np.diag(variances))
-    other = gaussian([3.0, 1.0, -2.0], np.diag(other_variances))
-    expected = 9 + 16 + np.sum((np.sqrt(variances) - np.sqrt(other_variances)) ** 2)
-    assert experiment.frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
-    assert experiment.frechet_distance(other, one) == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_of_covariances_that_do_not_commute():
-    a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
-    # Of 2x2 matrices, tr(√M) = √(tr(M) + 2 √det(M)).
-    overlap = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
-    expected = np.trace(a) + np.trace(b) - 2 * overlap
-    zero = np.zeros(2)
-    distance = experiment.frechet_distance(gaussian(zero, a), gaussian(zero, b))
-    assert distance == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_to_itself_is_zero_even_with_fewer_points_than_dimensions():
-    points = np.random.default_rng(0).standard_normal((5, 20))
-    assert experiment.frechet_distance(points, points) == pytest.approx(0, abs=1e-6)
-    assert experiment.frechet_distance(points, points + 2.0) == pytest.approx(80)
-
-
 # The whole
 
 
@@ -222,13 +185,3 @@ def test_command_line(monkeypatch, capsys, arguments, expected):
     experiment.main([*arguments, "--output", "folder"])
     assert received == [expected, "folder"]
     assert "the table" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_notebook_runs(tmp_path, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    path = pathlib.Path(__file__).parents[1] / "notebooks" / "noise_level_or_timestep.ipynb"
-    monkeypatch.setenv("FAST", "1")
-    notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()

@@ -83,6 +83,19 @@ class TestDistances:
         expected = 3 * 2.0**2 + np.sum((deviations - other_deviations) ** 2)
         assert metrics.frechet_distance(one, other) == pytest.approx(expected, rel=1e-12)
 
+    def test_frechet_distance_of_covariances_that_do_not_commute(self):
+        a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
+        # Of 2x2 matrices, tr(√M) = √(tr(M) + 2 √det(M)).
+        overlap = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+        expected = np.trace(a) + np.trace(b) - 2 * overlap
+        one, other = (
+            metrics.Moments.of_arrays(
+                {"count": 11, "mean": np.zeros(2), "scatter": 10 * covariance}
+            )
+            for covariance in (a, b)
+        )
+        assert metrics.frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
+
     def test_frechet_distance_with_fewer_points_than_dimensions(self):
         rng = np.random.default_rng(0)
         x, y = rng.standard_normal((2, 5, 20))

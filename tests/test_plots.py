@@ -145,7 +145,7 @@ def test_other_formats(tmp_path, pictures):
     assert (tmp_path / "grid.pdf").read_bytes().startswith(b"%PDF")
 
 
-# Lists of times
+# Samplers and lists of times
 
 
 class Generator:
@@ -153,10 +153,16 @@ class Generator:
 
     def __init__(self):
         self.calls = []
+        self.samplers = []
 
-    def generate(self, num_images, diffusion_times, *, seed, verbose):
+    def generate(self, num_images, diffusion_times, *, sampler, seed, verbose):
         self.calls.append((num_images, diffusion_times, seed))
+        self.samplers.append(sampler)
         return np.zeros((num_images, 8, 8, 3), "float32")
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
 
 
 def test_generations_start_from_one_noise():
@@ -175,7 +181,7 @@ def test_generations_from_random_noise_are_still_from_one():
 def test_generations_with_own_labels():
     model = Generator()
     figure = plots.plot_generations(model, {"few": 2, "many": [1.0, 0.9, 0.8]}, num_images=2)
-    assert [text.get_text() for text in figure.texts] == ["few", "many"]
+    assert texts(figure) == ["few", "many"]
     assert [times for _, times, _ in model.calls] == [2, [1.0, 0.9, 0.8]]
 
 
@@ -184,7 +190,7 @@ def test_generations_of_equal_labels_are_all_there():
     assert len(figure.texts) == 3
 
 
-@pytest.mark.parametrize("times", [20, [], "20"])
+@pytest.mark.parametrize("times", [20, 0.5, None, [], {}, "20"])
 def test_generations_need_several_lists(times):
     with pytest.raises(ValueError, match="diffusion_times"):
         plots.plot_generations(Generator(), times)
@@ -194,6 +200,57 @@ def test_generations_of_a_model(model, tmp_path):
     plots.plot_generations(model, [1, [1.0, 0.5]], num_images=4, path=tmp_path / "times.png")
     width, height = read(tmp_path / "times.png").size
     assert width > 2 * height
+
+
+def test_generations_of_samplers():
+    model = Generator()
+    samplers = ["heun", keras_ddim.DPMSolverPP(order=3)]
+    figure = plots.plot_generations(model, [5, [1.0, 0.5]], num_images=2, samplers=samplers)
+    assert texts(figure) == [
+        "heun, 5 uniform",
+        "heun, 1, 0.5",
+        "DPMSolverPP(order=3), 5 uniform",
+        "DPMSolverPP(order=3), 1, 0.5",
+    ]
+    assert model.calls == [(2, 5, 0), (2, [1.0, 0.5], 0)] * 2
+    assert isinstance(model.samplers[1], keras_ddim.Heun)
+    assert model.samplers[2:] == samplers[1:] * 2
+
+
+def test_generations_of_samplers_with_own_labels():
+    samplers = {"second order": "heun", "first": None}
+    figure = plots.plot_generations(Generator(), {"few": 2}, num_images=2, samplers=samplers)
+    assert texts(figure) == ["second order, few", "first, few"]
+
+
+@pytest.mark.parametrize("samplers", ["heun", keras_ddim.Heun(), [], {}, ()])
+def test_generations_need_several_samplers(samplers):
+    with pytest.raises(ValueError, match=r"`samplers` must be a list of .*Received: samplers="):
+        plots.plot_generations(Generator(), samplers=samplers)
+
+
+@pytest.mark.parametrize("samplers", [["ddim", "hein"], {"a": "ddim", "b": "hein"}, ["ddim", 3]])
+def test_generations_know_their_samplers_before_the_first_row(samplers):
+    model = Generator()
+    with pytest.raises(ValueError, match=r"must be .*Received: sampler=('hein'|3)"):
+        plots.plot_generations(model, samplers=samplers)
+    assert not model.calls
+
+
+@pytest.mark.parametrize(
+    "sampler, label",
+    [
+        ("dpm++", "dpm++"),
+        (None, "DDIM"),
+        (keras_ddim.DDIM(), "DDIM"),
+        (keras_ddim.DDIM(eta=0.5), "DDIM(eta=0.5)"),
+        (keras_ddim.DPMSolverPP(), "DPMSolverPP"),
+        (keras_ddim.DPMSolverPP(3, "singlestep"), "DPMSolverPP(order=3, variant=singlestep)"),
+        (keras_ddim.AdamsBashforth(2), "AdamsBashforth(order=2)"),
+    ],
+)
+def test_labels_of_samplers_show_what_is_not_default(sampler, label):
+    assert plots.sampler_label(sampler) == label
 
 
 @pytest.mark.parametrize(
@@ -207,6 +264,91 @@ def test_generations_of_a_model(model, tmp_path):
 )
 def test_labels_of_times_are_short(times, label):
     assert plots.times_label(times) == label
+
+
+# Animations
+
+
+def frames(path):
+    """The frames of an animation and how long each is shown, in milliseconds."""
+    with PIL.Image.open(path) as image:
+        assert image.info["loop"] == 0, "shown only once"
+        shown = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            shown.append((np.asarray(image.convert("RGB")), image.info["duration"]))
+    return zip(*shown)
+
+
+def check_animation(model, path, **kwargs):
+    """Animates 3 images at 4 times, compares every frame's sides with grids of the images."""
+    times = [1.0, 0.7, 0.4, 0.2]
+    plots.animate_generation(model, path, times, 3, seed=5, **kwargs)
+    trajectory = model.generate(3, times, seed=5, return_trajectory=True, verbose=0)
+    noisy_images = model.denormalize(trajectory.noisy_images)
+    sides = [*zip(noisy_images, trajectory.pred_images), (trajectory.images, trajectory.images)]
+    pixels, durations = frames(path)
+    assert len(pixels) == len(times) + 1
+    for frame, pair in zip(pixels, sides):
+        for side, images in enumerate(pair):
+            grid = plots.image_grid(images, kwargs.get("columns"))
+            if grid.shape[-1] == 4:
+                grid = 1 - grid[..., 3:] + grid[..., 3:] * grid[..., :3]
+            factor = frame.shape[0] // grid.shape[0]
+            assert factor > 1 and frame.shape[0] == factor * grid.shape[0]
+            width = factor * grid.shape[1]
+            shown = frame[:, -width:] if side else frame[:, :width]
+            np.testing.assert_array_equal(shown[factor - 1 :: factor], shown[::factor])
+            # The palette is smaller than the number of colours; the places must be right.
+            assert np.abs(shown[::factor, ::factor] / 255.0 - grid).mean() < 0.04
+    return durations
+
+
+def test_animation_shows_noisy_and_predicted_images(trained_model, tmp_path):
+    durations = check_animation(
+        trained_model, tmp_path / "new" / "flowers.gif", columns=1, seconds=2
+    )
+    assert durations == (500, 500, 500, 500, 1500)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_animation_of_grey_and_transparent_images(make_model, tmp_path, channels):
+    model = make_model((8, 8, channels))
+    model.adapt(np.random.default_rng(0).random((20, 8, 8, channels)))
+    check_animation(model, tmp_path / "flowers.gif")
+
+
+def test_animation_by_another_sampler(trained_model, tmp_path):
+    names = "ddim", "ddpm"
+    for name in names:
+        plots.animate_generation(trained_model, tmp_path / f"{name}.gif", 3, 2, sampler=name)
+    assert len({(tmp_path / f"{name}.gif").read_bytes() for name in names}) == 2
+
+
+def test_animation_of_many_times_is_not_faster_than_browsers(trained_model, tmp_path):
+    plots.animate_generation(trained_model, tmp_path / "fast.gif", 5, 1, seconds=0.001)
+    _, durations = frames(tmp_path / "fast.gif")
+    assert durations[:-1] == (20,) * 5
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"path": "flowers.png"}, r"`path` must end in \.gif. Received: path=flowers.png"),
+        ({"num_images": 0}, "num_images=0"),
+        ({"columns": 0}, "columns=0"),
+        ({"seconds": 0}, r"`seconds` must be a number in \(0, 600\]. Received: seconds=0"),
+        ({"seconds": float("nan")}, "seconds=nan"),
+        ({"seconds": "4"}, "seconds='4'"),
+        ({"sampler": "hein"}, "sampler='hein'"),
+        ({"diffusion_times": [2.0]}, "diffusion_times"),
+    ],
+)
+def test_animation_refuses(trained_model, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        plots.animate_generation(trained_model, **{"path": "flowers.gif", **arguments})
+    assert not list(tmp_path.iterdir())
 
 
 # Curves
