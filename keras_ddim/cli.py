@@ -257,7 +257,11 @@ def make_encoder(args, options):
     if args.encoder == "inception_v3":
         return encoders.InceptionV3(args.encoder_size, args.encoder_weights)
     # Loaded for itself: how often it is read must not change how the others are shuffled.
-    train_images, val_images = data.load_images(args.data, **options, labels=True)
+    try:
+        train_images, val_images = data.load_images(args.data, **options, labels=True)
+    except ValueError as error:
+        hint = "; or choose --encoder inception_v3, which needs no labels" * ("label" in str(error))
+        raise UserError(f"--encoder classifier: {error}{hint}") from error
     cache = encoders.classifier_path(args.data, options, train_images.class_names)
     if cache.exists():
         print(f"Comparing by the features of {cache}")

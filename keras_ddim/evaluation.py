@@ -12,6 +12,7 @@ import numpy as np
 from keras_ddim import encoders, inputs, metrics, plots, samplers, schedules
 from keras_ddim.files import write_text
 
+FEWEST_IMAGES = 4  # of which a third nearest neighbour can be told
 NUM_PROBES = 256  # images whose nearest training images are looked for
 NUM_NEAREST = 3
 COLUMNS = 8
@@ -71,6 +72,11 @@ def evaluate(
             f"Received: diffusion_times={diffusion_times!r}"
         )
     real = take(real_images, num_images)
+    if min(len(real), num_images) < FEWEST_IMAGES:
+        raise ValueError(
+            f"`num_images` and the number of `real_images` must be at least {FEWEST_IMAGES}. "
+            f"Received: num_images={num_images} and {len(real)} real_images"
+        )
     names = names_of_metrics(encoder)
     kinds = metrics.FID, metrics.KID, metrics.Precision, metrics.Recall
     measures = [kind(encoder, name=name) for kind, name in zip(kinds, names)]

@@ -28,7 +28,7 @@ LABEL_POINTS = 11
 LABEL_INCHES = 0.15
 DIFFUSION_TIMES = (1, 3, 5, (1.0, 0.8, 0.5, 0.2), 20, 50)
 
-ANIMATION_PIXELS = 384  # noise does not compress
+ANIMATION_PIXELS = 384
 LONGEST_ANIMATION = 600.0
 # Browsers show frames that ask for less for a tenth of a second.
 SHORTEST_FRAME = 0.02
@@ -228,6 +228,7 @@ def animate_generation(
     seed=0,
     columns=None,
     seconds=4.0,
+    scale=None,
 ):
     """An animation of images coming out of noise, time by time.
 
@@ -244,6 +245,9 @@ def animate_generation(
         columns: Number of images side by side. Defaults to None: as square as it gets.
         seconds: Number of seconds from the first time to the last, in (0, 600]. Many times take
             longer, if a frame would otherwise be shown for less than 0.02 seconds. Defaults to 4.
+        scale: Number of pixels, across and down, that each pixel of an image becomes. Noise does
+            not compress: the file grows with its square. Defaults to None: as many as fit into
+            384 on either side.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -262,12 +266,14 @@ def animate_generation(
             f"`seconds` must be a number in (0, {LONGEST_ANIMATION:g}]. Received: "
             f"seconds={seconds!r}"
         )
+    if scale is not None:
+        inputs.check_count("scale", scale)
     trajectory = model.generate(
         num_images, diffusion_times, sampler=sampler, seed=seed, return_trajectory=True, verbose=0
     )
     noisy_images = model.denormalize(trajectory.noisy_images)
     frames = [
-        _animation_frame(left, right, columns)
+        _animation_frame(left, right, columns, scale)
         for left, right in (
             *zip(noisy_images, trajectory.pred_images),
             (trajectory.images, trajectory.images),
@@ -286,7 +292,7 @@ def animate_generation(
         )
 
 
-def _animation_frame(left_images, right_images, columns):
+def _animation_frame(left_images, right_images, columns, scale):
     """Two grids side by side, as Pillow's image with a palette of its own."""
     import PIL.Image
 
@@ -305,8 +311,8 @@ def _animation_frame(left_images, right_images, columns):
         frame = PIL.Image.fromarray(frame).quantize(
             method=PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE
         )
-    factor = max(1, ANIMATION_PIXELS // max(height, width))
-    return frame.resize((frame.width * factor, frame.height * factor), PIL.Image.Resampling.NEAREST)
+    scale = scale or max(1, ANIMATION_PIXELS // max(height, width))
+    return frame.resize((frame.width * scale, frame.height * scale), PIL.Image.Resampling.NEAREST)
 
 
 # Curves

@@ -316,7 +316,8 @@ def test_evaluating_what_cannot_be(evaluate, capsys, tmp_path):
     assert "missing.h5" in error_of(capsys, evaluate(*arguments))
     (tmp_path / "photos").mkdir()
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
-    assert "labels" in error_of(capsys, evaluate("--data", str(tmp_path / "photos") + "/"))
+    message = error_of(capsys, evaluate("--data", str(tmp_path / "photos") + "/"))
+    assert "sub-folders" in message and "--encoder inception_v3" in message
     assert not (tmp_path / "evaluation").exists()
 
 

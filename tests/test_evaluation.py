@@ -114,6 +114,8 @@ def test_files(evaluate, tmp_path):
 def test_errors(evaluate):
     with pytest.raises(ValueError, match=r"`num_images`.*Received: num_images=0"):
         evaluate(num_images=0)
+    with pytest.raises(ValueError, match=r"at least 4. Received: num_images=3 and 3 real_images"):
+        evaluate(num_images=3)
     with pytest.raises(ValueError, match=r"`sampler`.*Received: sampler='ddimm'"):
         evaluate(sampler="ddimm")
     with pytest.raises(ValueError, match=r"diffusion_times=\[\]"):

@@ -325,6 +325,12 @@ def test_animation_by_another_sampler(trained_model, tmp_path):
     assert len({(tmp_path / f"{name}.gif").read_bytes() for name in names}) == 2
 
 
+def test_animation_pixel_by_pixel(trained_model, tmp_path):
+    plots.animate_generation(trained_model, tmp_path / "a.gif", 1, 4, scale=1)
+    with PIL.Image.open(tmp_path / "a.gif") as image:
+        assert image.size == (2 * 19 + 1, 19)
+
+
 def test_animation_of_many_times_is_not_faster_than_browsers(trained_model, tmp_path):
     plots.animate_generation(trained_model, tmp_path / "fast.gif", 5, 1, seconds=0.001)
     _, durations = frames(tmp_path / "fast.gif")
@@ -337,6 +343,7 @@ def test_animation_of_many_times_is_not_faster_than_browsers(trained_model, tmp_
         ({"path": "flowers.png"}, r"`path` must end in \.gif. Received: path=flowers.png"),
         ({"num_images": 0}, "num_images=0"),
         ({"columns": 0}, "columns=0"),
+        ({"scale": 0}, "Received: scale=0"),
         ({"seconds": 0}, r"`seconds` must be a number in \(0, 600\]. Received: seconds=0"),
         ({"seconds": float("nan")}, "seconds=nan"),
         ({"seconds": "4"}, "seconds='4'"),
