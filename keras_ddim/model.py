@@ -333,7 +333,9 @@ class DiffusionModel(keras.Model):
             ValueError: If the images are not of `image_shape`, or out of range, or not finite.
         """
         x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
-        inputs.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
+        validation_data = kwargs.get("validation_data")
+        inputs.check_images("validation_data", validation_data, self.image_shape)
+        self._check_for_image_metrics("validation_data", validation_data)
         if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
             # Keras warns of its own default where it can't shuffle.
             kwargs.setdefault("shuffle", False)
@@ -368,12 +370,8 @@ class DiffusionModel(keras.Model):
         Raises:
             ValueError: As `fit`.
         """
+        self._check_for_image_metrics("x", x)
         x = self._prepare(x, steps, verbose)
-        if self.measure_images and isinstance(x, types.GeneratorType):
-            raise ValueError(
-                "`x` must be an array, a `tf.data.Dataset` or a `keras.utils.PyDataset` for "
-                "`image_metrics`, which read it once more. Received: a generator"
-            )
         with inputs.ImageErrors():
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, steps, **kwargs)
         if not self.measure_images:
@@ -383,6 +381,13 @@ class DiffusionModel(keras.Model):
         if isinstance(results, dict):
             return {**results, **image_results}
         return [*results, *image_results.values()]
+
+    def _check_for_image_metrics(self, name, data):
+        if self.measure_images and isinstance(data, types.GeneratorType):
+            raise ValueError(
+                f"`{name}` must be an array, a `tf.data.Dataset` or a `keras.utils.PyDataset` for "
+                f"`image_metrics`, which read it once more. Received: {name}={data!r}"
+            )
 
     def _measure_images(self, image_metrics, diffusion_times, x, batch_size, steps, verbose):
         """Results of image metrics on the images of `x` and on as many generated ones."""

@@ -345,8 +345,11 @@ class TestTraining:
         with pytest.raises(ValueError, match="`diffusion_times`"):
             model.compile(image_metrics=[KID(flatten)], image_metrics_times=0)
         model.compile(image_metrics=[KID(flatten)])
-        with pytest.raises(ValueError, match="Received: a generator"):
-            model.evaluate((batch for batch in [images]), verbose=0)
+        generator = (batch for batch in [images])
+        with pytest.raises(ValueError, match=r"Received: x=<generator"):
+            model.evaluate(generator, verbose=0)
+        with pytest.raises(ValueError, match=r"Received: validation_data=<generator"):
+            model.fit(images, validation_data=generator, validation_steps=1, verbose=0)
         model.compile(metrics=[KID(flatten)])
         with pytest.raises(ValueError, match="not of `metrics`"):
             model.evaluate(images, verbose=0)
