@@ -640,7 +640,8 @@ class DiffusionModel(keras.Model):
         )
         signature = [images, level, level, memory] + [images] * sampler.is_stochastic
         return tuple(
-            tf.function(function, signature, jit_compile=self.jit_compile)
+            # Without AutoGraph: there is no control flow on tensors for it to rewrite.
+            tf.function(function, signature, autograph=False, jit_compile=self.jit_compile)
             for function, signature in ((step, signature), (denoise, [images, level]))
         )
 
