@@ -32,11 +32,14 @@ def frechet_distance(features, other_features):
     Returns:
         A float of at least 0.
 
+    Raises:
+        ValueError: If features are not as described.
+
     Reference:
         [Heusel et al., 2017](https://arxiv.org/abs/1706.08500)
     """
     one, other = (
-        points if isinstance(points, Moments) else Moments(points)
+        points if isinstance(points, Moments) else Moments(_check_features(points, 2))
         for points in (features, other_features)
     )
     covariance, other_covariance = one.covariance, other.covariance
@@ -62,6 +65,9 @@ def kernel_distance(features, other_features):
     Returns:
         A float.
 
+    Raises:
+        ValueError: If features are not as described.
+
     Reference:
         [Bińkowski et al., 2018](https://arxiv.org/abs/1801.01401)
     """
@@ -75,7 +81,7 @@ def kernel_distance(features, other_features):
         own = np.sum((np.sum(x**2, axis=1) / x.shape[1] + 1) ** 3)
         return (kernel_sum(x, x) - own) / (len(x) * (len(x) - 1))
 
-    x, y = features, other_features
+    x, y = _check_features(features, 2), _check_features(other_features, 2)
     return float(mean_within(x) + mean_within(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
 
 
@@ -90,9 +96,14 @@ def covered(features, other_features, neighbors=3):
     Returns:
         A float in [0, 1].
 
+    Raises:
+        ValueError: If features are not as described.
+
     Reference:
         [Kynkäänniemi et al., 2019](https://arxiv.org/abs/1904.06991)
     """
+    features = _check_features(features, neighbors + 1)
+    other_features = _check_features(other_features, 1)
     radii = [
         # The nearest of all is the point itself.
         np.partition(distances, neighbors, axis=1)[:, neighbors]
@@ -101,6 +112,17 @@ def covered(features, other_features, neighbors=3):
     radii = np.concatenate(radii)
     inside = [np.any(d <= radii, axis=1) for d in _squared_distances(other_features, features)]
     return float(np.mean(np.concatenate(inside)))
+
+
+def _check_features(features, fewest):
+    """`features` as float64 array (points, dimensions) of at least so many points."""
+    features = np.asarray(features, "float64")
+    if features.ndim != 2 or len(features) < fewest:
+        raise ValueError(
+            f"`features` must be at least {fewest} points, an array (points, dimensions). "
+            f"Received: features of shape {features.shape}"
+        )
+    return features
 
 
 def _squared_distances(x, y):

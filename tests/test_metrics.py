@@ -137,6 +137,16 @@ class TestDistances:
         assert metrics.covered(narrow, wide) < 0.1
         assert metrics.covered(wide, wide + 10) == 0
 
+    def test_errors(self):
+        points = np.zeros((3, 2))
+        for distance in (metrics.frechet_distance, metrics.kernel_distance):
+            with pytest.raises(ValueError, match=r"at least 2 points.*shape \(1, 2\)"):
+                distance(points, points[:1])
+        with pytest.raises(ValueError, match=r"at least 4 points.*shape \(3, 2\)"):
+            metrics.covered(points, points, neighbors=3)
+        with pytest.raises(ValueError, match=r"shape \(3,\)"):
+            metrics.frechet_distance(points, points[:, 0])
+
 
 class TestMetrics:
     @pytest.mark.parametrize("make", KINDS)

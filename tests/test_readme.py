@@ -2,8 +2,12 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
+
+import keras_ddim
+from keras_ddim import cli, encoders, flowers, plots
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,11 +19,26 @@ def test_links_to_files():
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def bash_commands():
+    """Every line of the bash blocks, continued ones joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
+
+
+def test_programs_have_these_options():
+    """Whatever a command runs with Python is there, and knows its options."""
+    programs = [shlex.split(line)[1:] for line in bash_commands() if line.startswith("python ")]
+    assert programs
+    for words in programs:
+        name = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]
+        text = (ROOT / name).read_text(encoding="utf-8")
+        options = [word for word in words if word.startswith("--")]
+        assert [option for option in options if f'"{option}"' not in text] == [], name
+
+
 def test_options_exist(capsys):
     """Every option that a command in the README uses is one of that command."""
-    from keras_ddim import cli
-
-    commands = re.findall(r"keras-ddim (train|generate)([^`\n]*)", README)
+    commands = re.findall(r"keras-ddim (train|generate|evaluate)([^`\n]*)", README)
     assert len(commands) > 3
     for command, rest in commands:
         cli.main([command, "--help"])
@@ -40,3 +59,34 @@ def test_python_runs(tmp_path, monkeypatch):
         small = small.replace("(32, 32, 3)", "(8, 8, 3)").replace("epochs=10", "epochs=1")
         exec(compile(small, "README.md", "exec"), namespace)
     assert (tmp_path / "images.png").exists() and (tmp_path / "flowers.keras").exists()
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path, monkeypatch):
+    """All that train, generate and evaluate, in order, with a folder of pictures; in tiny."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    drawn, labels = keras_ddim.draw_flowers(40, (20, 30), return_labels=True)
+    for index, (image, label) in enumerate(zip(drawn, labels)):
+        plots.save_image(image, f"photos/{flowers.FAMILIES[label]}/{index}.png")
+    assert encoders.classifier_path().is_relative_to(tmp_path)
+    small = {
+        **{"fashion_mnist": "flowers", "--epochs": "1", "--steps-per-epoch": "2"},
+        **{"--image-size": "8x16", "--widths": "8,8", "--num-images": "8"},
+    }
+    commands = [shlex.split(line)[1:] for line in bash_commands() if line.startswith("keras-ddim")]
+    assert {words[0] for words in commands} == {"train", "generate", "evaluate"}
+    for words in commands:
+        for i, word in enumerate(words):
+            words[i] = small.get(words[i - 1] if words[i - 1][:2] == "--" else word, word)
+        if words[0] == "train":
+            sizes = {
+                "--image-size": "8x16",
+                "--widths": "8,8",
+                "--num-images": "40",
+                "--times": "1",
+            }
+            words += [part for item in sizes.items() for part in item if item[0] not in words]
+        assert cli.main(words) == 0, words
+    assert (tmp_path / "photos.png").exists()
+    assert (tmp_path / "photos-model" / "samples.png").exists()
