@@ -38,7 +38,7 @@ GENERATION_BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The sizes of the experiment. With the defaults it takes about 40 minutes on two CPU cores.
+    """The sizes of the experiment. With the defaults it takes about an hour of processor time.
 
     Attributes:
         data: Labelled images, as `keras_ddim.load_images` takes them.
