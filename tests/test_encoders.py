@@ -32,6 +32,7 @@ def train(labelled_images, **kwargs):
 
 
 class TestInceptionV3:
+    @pytest.mark.slow
     def test_takes_images_of_any_size_and_colours(self, inception_weights):
         encoder = encoders.InceptionV3(75, inception_weights)
         rng = np.random.default_rng(0)
@@ -49,14 +50,16 @@ class TestInceptionV3:
         assert np.abs(features - encoders.encode(encoder, white)).max() > 1e-3
         assert encoders.name_of(encoder) == "InceptionV3 at 75x75"
 
-    def test_sees_pixels_from_minus_one_to_one(self, inception_weights):
+    def test_sees_pixels_from_minus_one_to_one(self, tmp_path):
         seen = []
 
         class Recorder(encoders.InceptionV3):
             def _load(self):
                 return lambda images, training: seen.append(np.array(images)) or images[:, 0, 0]
 
-        Recorder(75, inception_weights)(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
+        weights = tmp_path / "some.weights.h5"
+        weights.touch()
+        Recorder(75, weights)(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
         assert seen[0].shape == (1, 75, 75, 3)
         assert (seen[0].min(), seen[0].max()) == pytest.approx((-1, 1))
 
@@ -71,20 +74,25 @@ class TestInceptionV3:
         assert "can't be downloaded" in message and "\n" not in message
         assert "InceptionV3(weights=...)" in message and "train_classifier" in message
 
-    def test_errors(self, tmp_path, inception_weights):
+    def test_errors(self, tmp_path):
         with pytest.raises(ValueError, match=r"at least 75. Received: image_size=64"):
             encoders.InceptionV3(64)
         with pytest.raises(ValueError, match=r"`weights` must be.*missing.h5"):
             encoders.InceptionV3(weights=tmp_path / "missing.h5")
+
+    @pytest.mark.slow
+    def test_foreign_weights(self, tmp_path):
         foreign = tmp_path / "foreign.weights.h5"
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(foreign)
         with pytest.raises(ValueError, match=r"`weights` must be those.*foreign"):
             encoders.InceptionV3(75, foreign)(np.zeros((1, 8, 8, 3)))
 
-    def test_config(self, inception_weights):
-        config = encoders.InceptionV3(75, inception_weights).get_config()
+    def test_config(self, tmp_path):
+        weights = tmp_path / "some.weights.h5"
+        weights.touch()
+        config = encoders.InceptionV3(75, weights).get_config()
         again = keras_ddim.encoders.InceptionV3.from_config(config)
-        assert again.get_config() == {"image_size": 75, "weights": str(inception_weights)}
+        assert again.get_config() == {"image_size": 75, "weights": str(weights)}
 
 
 class TestClassifier:

@@ -77,16 +77,13 @@ def test_commands_run(tmp_path, monkeypatch):
     commands = [shlex.split(line)[1:] for line in bash_commands() if line.startswith("keras-ddim")]
     assert {words[0] for words in commands} == {"train", "generate", "evaluate"}
     for words in commands:
-        for i, word in enumerate(words):
-            words[i] = small.get(words[i - 1] if words[i - 1][:2] == "--" else word, word)
+        for i in range(1, len(words)):
+            if not words[i].startswith("--"):
+                words[i] = small.get(words[i - 1], small.get(words[i], words[i]))
         if words[0] == "train":
-            sizes = {
-                "--image-size": "8x16",
-                "--widths": "8,8",
-                "--num-images": "40",
-                "--times": "1",
-            }
-            words += [part for item in sizes.items() for part in item if item[0] not in words]
+            added = {**small, "--num-images": "40", "--times": "1"}
+            for option in ("--image-size", "--widths", "--num-images", "--times"):
+                words += [] if option in words else [option, added[option]]
         assert cli.main(words) == 0, words
     assert (tmp_path / "photos.png").exists()
     assert (tmp_path / "photos-model" / "samples.png").exists()
