@@ -209,9 +209,9 @@ def table(results):
     ]
     for row in results["rows"]:
         error = row[f"{columns[1]} standard error"]
-        values = [f"{row[column]:.4g}" for column in columns]
+        values = [_number(row[column], 4) for column in columns]
         if error is not None:
-            values[1] += f" ± {error:.2g}"
+            values[1] += f" ± {_number(error, 2)}"
         lines.append(
             f"| {row['images']} | {row['evaluations'] or ''} | " + " | ".join(values) + " |"
         )
@@ -228,6 +228,11 @@ def table(results):
         "has learnt training images by heart.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _number(value, digits):
+    """As many digits as given, but no exponents of large numbers."""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def write(output, results, pictures):

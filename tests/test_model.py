@@ -132,6 +132,7 @@ class TestTraining:
             assert generated.dtype == "float32" and np.isfinite(generated).all()
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
+    @pytest.mark.slow
     def test_xla(self, make_model, images):
         model = make_model(run_eagerly=False)
         model.compile(jit_compile=True)
