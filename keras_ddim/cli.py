@@ -166,7 +166,7 @@ def train(args):
         plots.plot_history(history_path, path=output / "history.png")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(interruption_text(model_path, history_path)) from None
-    print_files(output)
+    print_files_of_training(output)
 
 
 def generate(args):
@@ -242,14 +242,13 @@ def evaluate(args):
         )
         described = {"model": args.model, "data": args.data, "data_options": options, **results}
         evaluation.write(args.output, described, pictures)
-    output = pathlib.Path(args.output)
     print(f"\n{evaluation.table(results)}")
-    for name, text in {
+    files = {
         "table.md": "the table above",
         "results.json": "the same, and all that is needed to repeat it",
         "nearest.png": "generated images above those of training that come nearest",
-    }.items():
-        print(f"  {output / name!s:40} {text}")
+    }
+    print_files(args.output, files)
 
 
 def make_encoder(args, options):
@@ -691,9 +690,9 @@ def print_summary(args, model, train_images, epochs_done):
     print(f"output    {args.output}")
 
 
-def print_files(output):
+def print_files_of_training(output):
     print("Done. These files are yours:")
-    for name, text in {
+    files = {
         "model.keras": "the model",
         "samples.png": f"{NUM_SAMPLES} images, {SAMPLES_SAMPLER} at {SAMPLES_TIMES} times",
         "times.png": "the same noise at several lists of diffusion times",
@@ -701,9 +700,14 @@ def print_files(output):
         "history.png": "the same, drawn",
         "samples": "images from the same noise after each epoch",
         "settings.json": "the arguments, for --resume",
-    }.items():
-        print(f"  {output / name!s:40} {text}")
+    }
+    print_files(output, files)
     print(f"Next: keras-ddim generate {output / 'model.keras'} --times 1,0.8,0.5,0.2")
+
+
+def print_files(output, files):
+    for name, text in files.items():
+        print(f"  {pathlib.Path(output) / name!s:40} {text}")
 
 
 def interruption_text(model_path, history_path):

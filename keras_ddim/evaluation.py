@@ -66,11 +66,9 @@ def evaluate(
     sampler = samplers.get(sampler)
     schedule = model.schedule if schedule is None else schedules.get(schedule)
     num_images = inputs.check_count("num_images", num_images)
-    if isinstance(diffusion_times, (str, int)) or not len(diffusion_times):
-        raise ValueError(
-            "`diffusion_times` must be a list of numbers of times and lists of times. "
-            f"Received: diffusion_times={diffusion_times!r}"
-        )
+    lists = plots.label_each(
+        "diffusion_times", diffusion_times, plots.times_label, "numbers of times and lists of times"
+    )
     real = take(real_images, num_images)
     if min(len(real), num_images) < FEWEST_IMAGES:
         raise ValueError(
@@ -102,8 +100,8 @@ def evaluate(
 
     rows = []
     measure("real images of training", take(train_images, num_images))
-    for listed in diffusion_times:
-        label = f"generated, {plots.times_label(listed)}"
+    for label, listed in lists:
+        label = f"generated, {label}"
         if verbose:
             print(label)
         generated = model.generate(
@@ -130,7 +128,7 @@ def evaluate(
         "metrics": names,
         "rows": rows,
         "distance_to_nearest_training_image": {
-            "of": diffusion_times[-1],
+            "of": listed,
             "generated": float(np.median(of_generated[:, 0])),
             "real": float(np.median(of_real[:, 0])),
             "count": len(of_generated),
@@ -138,7 +136,7 @@ def evaluate(
         "encoder": encoders.name_of(encoder),
         "real_images": len(real),
         "num_images": num_images,
-        "diffusion_times": list(diffusion_times),
+        "diffusion_times": [listed for _, listed in lists],
         "sampler": keras.saving.serialize_keras_object(sampler),
         "schedule": keras.saving.serialize_keras_object(schedule),
         "seed": seed,
@@ -237,16 +235,21 @@ def _number(value, digits):
 
 def write(output, results, pictures):
     """Writes `results.json`, `table.md` and `nearest.png` to a folder."""
-    output = pathlib.Path(output)
-    write_text(output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "table.md", table(results))
+    write_results(output, results, table(results))
     rows, columns = pictures.shape[:2]
     plots.plot_images(
         pictures.reshape(-1, *pictures.shape[2:]),
         columns,
-        output / "nearest.png",
+        pathlib.Path(output) / "nearest.png",
         row_labels=["generated", *(f"{n} nearest in training" for n in ("", "2nd", "3rd"))][:rows],
     )
+
+
+def write_results(output, results, table):
+    """Writes a dictionary as `results.json`, and Markdown as `table.md`, to a folder."""
+    output = pathlib.Path(output)
+    write_text(output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / "table.md", table)
 
 
 def environment():

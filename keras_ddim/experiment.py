@@ -11,7 +11,6 @@ The functions here are the steps of that, in order; `run` takes them all. The no
 
 import argparse
 import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -22,8 +21,7 @@ import numpy as np
 
 from keras_ddim import conditioning, encoders, metrics, plots, schedules, times
 from keras_ddim.data import load_images
-from keras_ddim.evaluation import environment
-from keras_ddim.files import write_text
+from keras_ddim.evaluation import environment, write_results
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import residual_unet
 
@@ -331,14 +329,8 @@ def run(settings, output=None, verbose=1):
 
 
 def _write(output, results, pictures):
-    output = pathlib.Path(output)
-    contents = {
-        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
-        "table.md": table(results),
-    }
-    for name, text in contents.items():
-        write_text(output / name, text)
-    plot_pictures(pictures, output / "pictures.png")
+    write_results(output, results, table(results))
+    plot_pictures(pictures, pathlib.Path(output) / "pictures.png")
 
 
 def table(results):

@@ -238,11 +238,14 @@ class ImageMetric(keras.metrics.Metric):
         super().__init__(name=name or type(self).__name__.lower())
         self.encoder = encoders.get(encoder)
         self.reference = None if reference is None else str(reference)
+        if self.reference is not None:
+            self.real = self._load_reference()
         self.reset_state()
 
     def reset_state(self):
         self.generated = self.generated_memory()
-        self.real = self.real_memory() if self.reference is None else self._load_reference()
+        if self.reference is None:
+            self.real = self.real_memory()
 
     def update_state(self, real_images, generated_images, sample_weight=None):
         """Adds batches of images, not necessarily of one size; either may be None.

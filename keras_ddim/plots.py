@@ -170,7 +170,7 @@ def plot_generations(
     """
     if path is not None:
         check_suffix(path, FORMATS)  # now, not after the work
-    rows = _label_each(
+    rows = label_each(
         "diffusion_times",
         diffusion_times,
         times_label,
@@ -181,7 +181,7 @@ def plot_generations(
         allowed = 'samplers and names of samplers, such as ["ddim", Heun()]'
         rows = [
             (f"{name}, {label}", times, get_sampler(sampler))
-            for name, sampler in _label_each("samplers", samplers, sampler_label, allowed)
+            for name, sampler in label_each("samplers", samplers, sampler_label, allowed)
             for label, times, _ in rows
         ]
     seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
@@ -517,7 +517,7 @@ def _finish(figure, path):
 # What the functions above are handed
 
 
-def _label_each(name, several, label_of, allowed):
+def label_each(name, several, label_of, allowed):
     """Pairs (label, value): the items of a dictionary, or the values of a list, labelled."""
     if isinstance(several, str) or not hasattr(several, "__len__") or not len(several):
         raise ValueError(f"`{name}` must be a list of {allowed}. Received: {name}={several!r}")

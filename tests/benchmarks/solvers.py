@@ -10,7 +10,6 @@ after each solver.
 """
 
 import argparse
-import json
 import pathlib
 import time
 
@@ -31,7 +30,7 @@ from keras_ddim import (
     metrics,
     times,
 )
-from keras_ddim.files import write_text, write_whole
+from keras_ddim.files import write_whole
 
 SOLVERS = {
     "DDIM()": DDIM(),
@@ -147,8 +146,7 @@ def plot(results):
 
 
 def write(output, results):
-    write_text(output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_text(output / "table.md", table(results))
+    evaluation.write_results(output, results, table(results))
     with write_whole(output / "plot.png") as temporary_path:
         plot(results).savefig(temporary_path, dpi=120)
 
