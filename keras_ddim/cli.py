@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import random
 import sys
 import textwrap
 import zipfile
@@ -179,13 +180,15 @@ def generate(args):
         if args.animation:
             check_suffix(args.animation, [".gif"])
     model = load_model(args.model, compile=False)
+    # Drawn here rather than by `generate`: the animation is to show the same images.
+    seed = random.randrange(2**31) if args.seed is None else args.seed
     with user_errors():
         images = model.generate(
             args.num_images,
             args.times,
             sampler=args.sampler,
             schedule=args.schedule,
-            seed=args.seed,
+            seed=seed,
             batch_size=args.batch_size,
         )
         plots.plot_images(images, args.columns, args.output)
@@ -198,7 +201,8 @@ def generate(args):
                 args.times,
                 min(args.num_images, NUM_ANIMATED),
                 sampler=args.sampler,
-                seed=args.seed,
+                schedule=args.schedule,
+                seed=seed,
             )
     size = shape_text(model.image_shape)
     print(f"{args.num_images} images of {size}, times: {plots.times_label(args.times)}")

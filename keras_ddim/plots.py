@@ -225,6 +225,7 @@ def animate_generation(
     num_images=16,
     *,
     sampler=None,
+    schedule=None,
     seed=0,
     columns=None,
     seconds=4.0,
@@ -241,6 +242,7 @@ def animate_generation(
         diffusion_times: What `model.generate` takes, each time a frame. Defaults to 50.
         num_images: Number of images. Defaults to 16.
         sampler: What `model.generate` takes. Defaults to None: the default sampler.
+        schedule: What `model.generate` takes. Defaults to None: that of training.
         seed: Seed of the noise, as in `model.generate`. Defaults to 0; None is a random one.
         columns: Number of images side by side. Defaults to None: as square as it gets.
         seconds: Number of seconds from the first time to the last, in (0, 600]. Many times take
@@ -269,7 +271,13 @@ def animate_generation(
     if scale is not None:
         inputs.check_count("scale", scale)
     trajectory = model.generate(
-        num_images, diffusion_times, sampler=sampler, seed=seed, return_trajectory=True, verbose=0
+        num_images,
+        diffusion_times,
+        sampler=sampler,
+        schedule=schedule,
+        seed=seed,
+        return_trajectory=True,
+        verbose=0,
     )
     noisy_images = model.denormalize(trajectory.noisy_images)
     frames = [

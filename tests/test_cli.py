@@ -258,6 +258,24 @@ def test_generating_an_animation(trained, tmp_path):
         assert image.n_frames == 4
 
 
+def test_the_animation_shows_the_images_of_the_picture(trained, tmp_path, monkeypatch):
+    received = []
+    original = keras_ddim.DiffusionModel.generate
+
+    def record(self, num_images, diffusion_times, **kwargs):
+        received.append((diffusion_times, *map(kwargs.get, ("sampler", "schedule", "seed"))))
+        return original(self, num_images, diffusion_times, **kwargs)
+
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "generate", record)
+    arguments = ["--times", "2", "--sampler", "heun", "--schedule", "log_snr_linear"]
+    files = ["--output", str(tmp_path / "grid.png"), "--animation", str(tmp_path / "way.gif")]
+    for _ in range(2):
+        assert generate(trained, *arguments, *files, "--num-images", "2") == 0
+    assert received[0] == received[1] and received[2] == received[3]
+    assert received[0][:3] == (2, "heun", "log_snr_linear")
+    assert received[0][3] != received[2][3]  # new images each time
+
+
 # evaluate
 
 
