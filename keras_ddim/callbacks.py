@@ -6,7 +6,7 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_ddim import inputs, plots
+from keras_ddim import checks, plots
 from keras_ddim.files import check_suffix, write_whole
 
 
@@ -46,14 +46,14 @@ class SampleGrid(keras.callbacks.Callback):
         columns=None,
     ):
         super().__init__()
-        inputs.check_diffusion_times(diffusion_times)
-        self.num_images = inputs.check_count("num_images", num_images)
+        checks.check_diffusion_times(diffusion_times)
+        self.num_images = checks.check_count("num_images", num_images)
         self.diffusion_times = diffusion_times
         self.path = None if path is None else str(path)
-        self.every = inputs.check_count("every", every)
-        self.columns = columns if columns is None else inputs.check_count("columns", columns)
+        self.every = checks.check_count("every", every)
+        self.columns = columns if columns is None else checks.check_count("columns", columns)
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        self.seed = inputs.check_seed(seed)
+        self.seed = checks.check_seed(seed)
         if path is not None:
             # A faulty path is an error now, not after an epoch.
             check_suffix(self._path_after(epochs=1), plots.FORMATS)

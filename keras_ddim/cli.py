@@ -18,7 +18,7 @@ from keras_ddim import (
     data,
     encoders,
     evaluation,
-    mixing,
+    noise_levels,
     plots,
     residual_unet,
     samplers,
@@ -56,7 +56,7 @@ SETTINGS_OF_THE_MODEL = (
     "widths",
     "block_depth",
     "ema",
-    "prediction",
+    "prediction_type",
     "dtype_policy",
 )
 
@@ -367,8 +367,8 @@ def make_parser(settings=None, settings_of_data=None):
     option("--block-depth", type=count, default=BLOCK_DEPTH, metavar="N", help="blocks of a level")
     option("--ema", type=float, default=EMA, help="decay of the averaged weights")
     option(
-        "--prediction",
-        choices=mixing.PREDICTION_TYPES,
+        "--prediction-type",
+        choices=noise_levels.PREDICTION_TYPES,
         default=PREDICTION,
         help="what the network predicts; velocity learns colours and shapes soonest",
     )
@@ -608,7 +608,7 @@ def new_model(args, image_shape):
         network=network,
         ema=args.ema,
         seed=args.seed,
-        prediction=args.prediction,
+        prediction_type=args.prediction_type,
         dtype=args.dtype_policy,
     )
     model.compile()

@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import schedules
-from keras_ddim.inputs import check_count
+from keras_ddim.checks import check_count
+from keras_ddim.noise_levels import as_float, times_to_timesteps, timesteps_to_times
 from keras_ddim.parts import PACKAGE, Part, get_part
-from keras_ddim.schedules import as_float, times_to_timesteps, timesteps_to_times
 
 # How far, in log-SNR, a level may be beyond a table's end: float32 rounding, and no more.
 TOLERANCE = 1e-3

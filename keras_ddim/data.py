@@ -17,15 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_ddim.files import write_whole
-from keras_ddim.flowers import FAMILIES, check_image_size, draw_flowers
-from keras_ddim.inputs import (
+from keras_ddim.checks import (
     ALLOWED_IMAGES,
     RANGE_TOLERANCE,
     check_choice,
     check_count,
     check_seed,
 )
+from keras_ddim.files import write_whole
+from keras_ddim.flowers import FAMILIES, check_image_size, draw_flowers
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 DEFAULT_VALIDATION_SPLIT = 0.2

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import inputs
+from keras_ddim import checks
 from keras_ddim.files import write_whole
 from keras_ddim.parts import PACKAGE, Part, get_part
 
@@ -52,7 +52,7 @@ class InceptionV3(Part):
     """
 
     def __init__(self, image_size=299, weights="imagenet"):
-        self.image_size = inputs.check_count("image_size", image_size)
+        self.image_size = checks.check_count("image_size", image_size)
         if self.image_size < 75:
             raise ValueError(f"`image_size` must be at least 75. Received: image_size={image_size}")
         self.weights = os.fspath(weights)
@@ -162,7 +162,7 @@ def train_classifier(images, validation_images=None, num_classes=None, *, cache=
         )
     if num_classes is None:
         num_classes = len(getattr(images, "class_names", None) or ())
-    num_classes = inputs.check_count("num_classes", num_classes)
+    num_classes = checks.check_count("num_classes", num_classes)
     if cache is not None and pathlib.Path(cache).is_file():
         network = keras.saving.load_model(cache)
     else:
@@ -246,7 +246,7 @@ def encode(encoder, images, verbose=0):
     bar = keras.utils.Progbar(len(images), unit_name="image") if verbose else None
     for start in range(0, len(images), ENCODING_BATCH):
         batch = images[start : start + ENCODING_BATCH]
-        batch = inputs.check_image_batch("images", batch, images.shape[1:]).astype("float32")
+        batch = checks.check_image_batch("images", batch, images.shape[1:]).astype("float32")
         batch_features = ops.convert_to_numpy(encoder(batch)).astype("float64")
         if batch_features.ndim != 2 or len(batch_features) != len(batch):
             raise ValueError(

@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-from keras_ddim import encoders, inputs, metrics, plots, samplers, schedules
+from keras_ddim import checks, encoders, metrics, plots, samplers, schedules
 from keras_ddim.files import write_text
 
 FEWEST_IMAGES = 4  # of which a third nearest neighbour can be told
@@ -65,7 +65,7 @@ def evaluate(
     encoder = encoders.get(encoder)
     sampler = samplers.get(sampler)
     schedule = model.schedule if schedule is None else schedules.get(schedule)
-    num_images = inputs.check_count("num_images", num_images)
+    num_images = checks.check_count("num_images", num_images)
     lists = plots.label_each(
         "diffusion_times", diffusion_times, plots.times_label, "numbers of times and lists of times"
     )
@@ -113,7 +113,7 @@ def evaluate(
             batch_size=batch_size,
             verbose=verbose,
         )
-        steps = len(inputs.check_diffusion_times(listed))
+        steps = len(checks.check_diffusion_times(listed))
         measure(label, generated, sampler.count_evaluations(steps))
     noise = np.random.default_rng(seed).standard_normal(generated.shape, "float32")
     measure("noise", model.denormalize(noise))
@@ -158,7 +158,7 @@ def take(dataset, num_images):
     """The first images of a dataset of batches, or all if there are fewer, as one array."""
     taken, count = [], 0
     for batch in dataset:
-        images = keras.ops.convert_to_numpy(inputs.images_of(batch))
+        images = keras.ops.convert_to_numpy(checks.images_of(batch))
         taken.append(images[: num_images - count])
         count += len(taken[-1])
         if count == num_images:
@@ -183,7 +183,7 @@ def nearest_images(images, dataset, count=NUM_NEAREST):
     nearest = np.zeros((len(images), 0, flat.shape[1]), "float32")
     distances = np.zeros((len(images), 0))
     for batch in dataset:
-        others = keras.ops.convert_to_numpy(inputs.images_of(batch)).reshape(-1, flat.shape[1])
+        others = keras.ops.convert_to_numpy(checks.images_of(batch)).reshape(-1, flat.shape[1])
         squares = np.sum(flat**2, axis=1)[:, None] + np.sum(others**2, axis=1)
         differences = np.maximum(squares - 2 * flat @ others.T, 0.0) / flat.shape[1]
         distances = np.concatenate([distances, np.sqrt(differences)], axis=1)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ddim.inputs import check_count, check_integers, check_seed
+from keras_ddim.checks import check_count, check_integers, check_seed
 
 # Pixels drawn at once: few enough for the planes to stay in the processor's cache.
 _CHUNK_PIXELS = 2**16

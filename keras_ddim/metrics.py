@@ -7,7 +7,7 @@ digits in less, whatever the backend. They are no losses, and nothing is differe
 import keras
 import numpy as np
 
-from keras_ddim import encoders, inputs
+from keras_ddim import checks, encoders
 from keras_ddim.files import check_suffix, write_whole
 from keras_ddim.parts import PACKAGE
 
@@ -370,7 +370,7 @@ class FID(ImageMetric):
     real_memory = Moments
 
     def __init__(self, encoder=None, reference=None, extrapolate=False, name=None):
-        self.extrapolate = bool(inputs.check_choice("extrapolate", extrapolate, (False, True)))
+        self.extrapolate = bool(checks.check_choice("extrapolate", extrapolate, (False, True)))
         self.generated_memory = Points if extrapolate else Moments
         # A line through distances of less than two points each is no line.
         self.needed = 20 if extrapolate else 2
@@ -428,7 +428,7 @@ class KID(ImageMetric):
     """
 
     def __init__(self, encoder=None, reference=None, num_subsets=10, name=None):
-        self.num_subsets = inputs.check_count("num_subsets", num_subsets)
+        self.num_subsets = checks.check_count("num_subsets", num_subsets)
         super().__init__(encoder, reference, name)
 
     def result(self):
@@ -477,7 +477,7 @@ class Precision(ImageMetric):
     """
 
     def __init__(self, encoder=None, reference=None, neighbors=3, name=None):
-        self.neighbors = inputs.check_count("neighbors", neighbors)
+        self.neighbors = checks.check_count("neighbors", neighbors)
         self.needed = self.neighbors + 1
         super().__init__(encoder, reference, name)
 

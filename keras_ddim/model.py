@@ -13,19 +13,19 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ddim import checks, metrics, samplers, schedules
 from keras_ddim import conditioning as conditionings
-from keras_ddim import inputs, metrics, samplers, schedules
-from keras_ddim.mixing import (
+from keras_ddim.networks import residual_unet
+from keras_ddim.noise_levels import (
     PREDICTION_TYPES,
     WEIGHTINGS,
     loss_weights,
     mix,
+    rates,
     separate,
     target,
 )
-from keras_ddim.networks import residual_unet
 from keras_ddim.parts import PACKAGE
-from keras_ddim.schedules import rates
 
 # Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
 IMAGES_TO_ADAPT = 100_000
@@ -80,10 +80,10 @@ class DiffusionModel(keras.Model):
         conditioning: What number the network is told of the noise level: a
             `keras_ddim.conditioning.Conditioning`, "noise_variance", "noise_rate" or "log_snr".
             Defaults to the noise variance.
-        prediction: What the network predicts: "noise", "image" or "velocity". Defaults to
+        prediction_type: What the network predicts: "noise", "image" or "velocity". Defaults to
             "noise".
         loss_weighting: The loss that the compiled one is weighted to act as: "noise", "image",
-            "velocity", "truncated_snr", "min_snr" (see `keras_ddim.mixing.loss_weights`), or
+            "velocity", "truncated_snr", "min_snr" (see `keras_ddim.noise_levels.loss_weights`), or
             None. Defaults to None.
         **kwargs: Keyword arguments of `keras.Model`, such as `name` and `dtype`; a dtype policy
             given here ("mixed_bfloat16") is that of the default network, too.
@@ -122,7 +122,7 @@ class DiffusionModel(keras.Model):
         seed=None,
         *,
         conditioning=None,
-        prediction="noise",
+        prediction_type="noise",
         loss_weighting=None,
         **kwargs,
     ):
@@ -130,17 +130,17 @@ class DiffusionModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         if not isinstance(ema, (int, float)) or not 0 <= ema < 1:
             raise ValueError(f"`ema` must be a number in [0, 1). Received: ema={ema!r}")
-        seed = inputs.check_seed(seed)
-        inputs.check_choice("prediction", prediction, PREDICTION_TYPES)
-        inputs.check_choice("loss_weighting", loss_weighting, WEIGHTINGS)
+        seed = checks.check_seed(seed)
+        checks.check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
+        checks.check_choice("loss_weighting", loss_weighting, WEIGHTINGS)
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
             network = residual_unet(image_shape, seed=seed, dtype=self.dtype_policy)
-        self.image_shape = inputs.check_network(network, image_shape)
+        self.image_shape = checks.check_network(network, image_shape)
         self.schedule = schedules.get(schedule)
         self.conditioning = conditionings.get(conditioning)
-        self.prediction = prediction
+        self.prediction_type = prediction_type
         self.loss_weighting = loss_weighting
         self.ema = float(ema)
         self.seed = seed
@@ -203,7 +203,7 @@ class DiffusionModel(keras.Model):
         """
         log_snr = ops.broadcast_to(log_snr, (ops.shape(noisy_images)[0], 1, 1, 1))
         prediction = self._predict(noisy_images, log_snr, schedule or self.schedule)
-        return separate(noisy_images, prediction, *rates(log_snr), self.prediction)
+        return separate(noisy_images, prediction, *rates(log_snr), self.prediction_type)
 
     def denormalize(self, images):
         """Images from the normalised space back to pixel values, clipped to [0, 1] (NumPy)."""
@@ -246,7 +246,7 @@ class DiffusionModel(keras.Model):
         if loss is None:
             raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
         image_metrics = metrics.check_image_metrics(image_metrics)
-        inputs.check_diffusion_times(image_metrics_times)
+        checks.check_diffusion_times(image_metrics_times)
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
         super().compile(optimizer, loss, *args, **kwargs)
@@ -275,28 +275,28 @@ class DiffusionModel(keras.Model):
     def _draw_noisy(self, data):
         """Images become a supervised example: noisy images and their level, and the target."""
         images, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images = inputs.scale(images)
+        images = checks.scale(images)
         if not self.jit_compile:  # XLA knows no assertions
-            inputs.assert_in_range(images)
+            checks.assert_in_range(images)
         images = self.normalizer(images)
         shape = ops.shape(images)
         noises = keras.random.normal(shape, seed=self.seed_generator)
         times = self.conditioning.draw_times((shape[0], 1, 1, 1), seed=self.seed_generator)
         log_snr = self.schedule.log_snr(times)
         noisy_images = mix(images, noises, *rates(log_snr))
-        targets = target(images, noises, *rates(log_snr), self.prediction)
+        targets = target(images, noises, *rates(log_snr), self.prediction_type)
         if sample_weight is not None:
             sample_weight = ops.reshape(sample_weight, (-1, 1, 1))
         if self.loss_weighting is not None:
-            weights = loss_weights(log_snr, self.prediction, self.loss_weighting)[..., 0]
+            weights = loss_weights(log_snr, self.prediction_type, self.loss_weighting)[..., 0]
             sample_weight = weights if sample_weight is None else weights * sample_weight
         return [noisy_images, log_snr], targets, sample_weight
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Adds `n_loss` and `i_loss`: the loss on the noises and on the images they leave."""
         noisy_images, log_snr = x
-        components = separate(noisy_images, y, *rates(log_snr), self.prediction)
-        pred_components = separate(noisy_images, y_pred, *rates(log_snr), self.prediction)
+        components = separate(noisy_images, y, *rates(log_snr), self.prediction_type)
+        pred_components = separate(noisy_images, y_pred, *rates(log_snr), self.prediction_type)
         trackers = self.n_loss_tracker, self.i_loss_tracker
         for tracker, true, pred in zip(trackers, components, pred_components):
             batch_size = ops.cast(ops.shape(true)[0], "float32")
@@ -334,12 +334,12 @@ class DiffusionModel(keras.Model):
         """
         x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
         validation_data = kwargs.get("validation_data")
-        inputs.check_images("validation_data", validation_data, self.image_shape)
+        checks.check_images("validation_data", validation_data, self.image_shape)
         self._check_for_image_metrics("validation_data", validation_data)
         if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
             # Keras warns of its own default where it can't shuffle.
             kwargs.setdefault("shuffle", False)
-        with inputs.ImageErrors():
+        with checks.ImageErrors():
             return super().fit(x, y, *args, **kwargs)
 
     def evaluate(
@@ -372,7 +372,7 @@ class DiffusionModel(keras.Model):
         """
         self._check_for_image_metrics("x", x)
         x = self._prepare(x, steps, verbose)
-        with inputs.ImageErrors():
+        with checks.ImageErrors():
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, steps, **kwargs)
         if not self.measure_images:
             return results
@@ -395,8 +395,8 @@ class DiffusionModel(keras.Model):
 
         def real_batches():
             nonlocal count
-            for batch in itertools.islice(inputs.batches(x, batch_size), steps):
-                images = inputs.images_of(batch)
+            for batch in itertools.islice(checks.batches(x, batch_size), steps):
+                images = checks.images_of(batch)
                 count += len(images)
                 yield images
 
@@ -409,13 +409,13 @@ class DiffusionModel(keras.Model):
     def train_on_batch(self, x, *args, **kwargs):
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""
         x = self._prepare(x, verbose=0)
-        with inputs.ImageErrors():
+        with checks.ImageErrors():
             return super().train_on_batch(x, *args, **kwargs)
 
     def test_on_batch(self, x, *args, **kwargs):
         """The losses on a batch of images; see `keras.Model.test_on_batch`."""
         x = self._prepare(x, verbose=0)
-        with inputs.ImageErrors():
+        with checks.ImageErrors():
             return super().test_on_batch(x, *args, **kwargs)
 
     def adapt(self, x, steps=None):
@@ -429,10 +429,10 @@ class DiffusionModel(keras.Model):
         Raises:
             ValueError: If the images are not of `image_shape`, or out of range, or not finite.
         """
-        inputs.check_images("x", x, self.image_shape)
+        checks.check_images("x", x, self.image_shape)
         count, total, total_of_squares = 0, 0.0, 0.0
-        for batch in itertools.islice(inputs.batches(x), steps):
-            images = inputs.check_image_batch("x", inputs.images_of(batch), self.image_shape)
+        for batch in itertools.islice(checks.batches(x), steps):
+            images = checks.check_image_batch("x", checks.images_of(batch), self.image_shape)
             count += len(images)
             total = total + images.mean(axis=(1, 2)).sum(axis=0)
             total_of_squares = total_of_squares + (images**2).mean(axis=(1, 2)).sum(axis=0)
@@ -456,11 +456,11 @@ class DiffusionModel(keras.Model):
         """Checks `x`, adapts the normalizer to it if nobody has, and returns it for use."""
         if x is None:
             raise ValueError("`x` must be images, such as an array or a `tf.data.Dataset`.")
-        inputs.check_images("x", x, self.image_shape)
+        checks.check_images("x", x, self.image_shape)
         if hasattr(x, "shape"):
             # An array can be checked before the first step; what is not, while it is read.
-            for batch in inputs.batches(x):
-                inputs.check_image_batch("x", batch, self.image_shape)
+            for batch in checks.batches(x):
+                checks.check_image_batch("x", batch, self.image_shape)
         if not self.is_adapted:
             images = x
             if isinstance(x, types.GeneratorType):
@@ -550,12 +550,12 @@ class DiffusionModel(keras.Model):
         >>> model.generate(4, diffusion_times=[1.0, 0.9, 0.5, 0.1], seed=0).shape
         (4, 64, 64, 3)
         """
-        num_images = inputs.check_count("num_images", num_images)
-        batch_size = inputs.check_count("batch_size", 64 if batch_size is None else batch_size)
-        times = inputs.check_diffusion_times(diffusion_times)
+        num_images = checks.check_count("num_images", num_images)
+        batch_size = checks.check_count("batch_size", 64 if batch_size is None else batch_size)
+        times = checks.check_diffusion_times(diffusion_times)
         if initial_noise is not None:
-            initial_noise = inputs.check_noise(initial_noise, (num_images, *self.image_shape))
-        if inputs.check_seed(seed) is None:
+            initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
+        if checks.check_seed(seed) is None:
             seed = [int(part) & 0xFFFFFFFF for part in self.seed_generator.next()]
         sampler = samplers.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
@@ -608,7 +608,7 @@ class DiffusionModel(keras.Model):
             `(step, denoise)` as `keras_ddim.samplers.sample` takes them, for any number of images
             and any noise levels without retracing.
         """
-        inputs.check_choice("clip", clip, (False, True, "static", "dynamic"))
+        checks.check_choice("clip", clip, (False, True, "static", "dynamic"))
         sampler = samplers.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         parts = [sampler, schedule if self.conditioning.depends_on_schedule else None]
@@ -681,7 +681,7 @@ class DiffusionModel(keras.Model):
             "ema": self.ema,
             "seed": self.seed,
             "conditioning": keras.saving.serialize_keras_object(self.conditioning),
-            "prediction": self.prediction,
+            "prediction_type": self.prediction_type,
             "loss_weighting": self.loss_weighting,
         }
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ddim.inputs import check_count, check_image_shape, check_integers, check_seed
+from keras_ddim.checks import check_count, check_image_shape, check_integers, check_seed
 from keras_ddim.parts import PACKAGE
 
 

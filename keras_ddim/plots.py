@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from keras_ddim import inputs, schedules
+from keras_ddim import checks, schedules
 from keras_ddim.files import check_suffix, write_whole
 from keras_ddim.samplers import get as get_sampler
 
@@ -262,14 +262,14 @@ def animate_generation(
     ```
     """
     check_suffix(path, [".gif"])
-    columns = _check_columns(columns, inputs.check_count("num_images", num_images))
+    columns = _check_columns(columns, checks.check_count("num_images", num_images))
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST_ANIMATION:
         raise ValueError(
             f"`seconds` must be a number in (0, {LONGEST_ANIMATION:g}]. Received: "
             f"seconds={seconds!r}"
         )
     if scale is not None:
-        inputs.check_count("scale", scale)
+        checks.check_count("scale", scale)
     trajectory = model.generate(
         num_images,
         diffusion_times,
@@ -547,9 +547,9 @@ def _check_images(images):
         )
     integers = np.issubdtype(images.dtype, np.integer)
     images = images.astype("float32") / (255 if integers else 1)
-    if not inputs.in_range(images).all():
+    if not checks.in_range(images).all():
         raise ValueError(
-            f"{inputs.ALLOWED_IMAGES}. "
+            f"{checks.ALLOWED_IMAGES}. "
             f"Received: images with values from {images.min():g} to {images.max():g}"
         )
     return np.clip(images, 0.0, 1.0)
@@ -558,7 +558,7 @@ def _check_images(images):
 def _check_columns(columns, num_images):
     if columns is None:
         return math.ceil(math.sqrt(num_images))
-    return min(inputs.check_count("columns", columns), num_images)
+    return min(checks.check_count("columns", columns), num_images)
 
 
 def _history_columns(history):

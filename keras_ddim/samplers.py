@@ -17,10 +17,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.inputs import check_choice
-from keras_ddim.mixing import mix
+from keras_ddim.checks import check_choice
+from keras_ddim.noise_levels import mix, rates
 from keras_ddim.parts import PACKAGE, Part, get_part
-from keras_ddim.schedules import rates
 
 
 class Sampler(Part):

@@ -6,7 +6,7 @@ as its log signal-to-noise ratio, the one form that keeps float32 precision at b
 
 Schedules that the literature defines by a table of T timesteps keep their place in time by one
 rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
-table and time 1 the noisiest (`timesteps_to_times`, `times_to_timesteps`).
+table and time 1 the noisiest (`keras_ddim.noise_levels.timesteps_to_times`).
 """
 
 import math
@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ddim.noise_levels import as_float, rates, times_to_timesteps, timesteps_to_times
 from keras_ddim.parts import PACKAGE, Part, get_part
 
 # Steps of the numerical inverse; each halves the error, 2e-12 remains.
@@ -24,41 +25,6 @@ BISECTIONS = 39
 MARGIN = 1.0
 # As Improved DDPM: a β that scaling would take to 1 or beyond stays below it.
 MAX_BETA = 0.999
-
-
-def rates(log_snr):
-    """`noise_rates = sqrt(sigmoid(-log_snr))`, `signal_rates = sqrt(sigmoid(log_snr))`.
-
-    Args:
-        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number; infinities are the noiseless and the
-            signalless limit.
-
-    Returns:
-        `(noise_rates, signal_rates)`, shaped as `log_snr`; their squares sum to 1.
-
-    Reference:
-        [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
-    """
-    log_snr = ops.convert_to_tensor(log_snr)
-    return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
-
-
-def timesteps_to_times(timesteps, num_timesteps):
-    """`diffusion_times = timesteps / (num_timesteps - 1)`, from 0..T − 1 to [0, 1]."""
-    return timesteps / (num_timesteps - 1)
-
-
-def times_to_timesteps(diffusion_times, num_timesteps):
-    """`timesteps = diffusion_times * (num_timesteps - 1)`, fractional where between two."""
-    return diffusion_times * (num_timesteps - 1)
-
-
-def as_float(values):
-    """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
-    values = ops.convert_to_tensor(values)
-    if keras.backend.standardize_dtype(values.dtype) == "float64":
-        return values
-    return ops.cast(values, "float32")
 
 
 # What a schedule is

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from keras_ddim import schedules
-from keras_ddim.inputs import check_count
-from keras_ddim.schedules import timesteps_to_times
+from keras_ddim.checks import check_count
+from keras_ddim.noise_levels import timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
 

@@ -601,7 +601,7 @@ class TestConditioningAndPrediction:
         model = make_model(
             schedule="linear_beta",
             conditioning=keras_ddim.conditioning.Timestep("linear_beta", 1000),
-            prediction=prediction,
+            prediction_type=prediction,
             loss_weighting=weighting,
         )
         logs = model.fit(images, epochs=1, verbose=0).history
@@ -616,7 +616,7 @@ class TestConditioningAndPrediction:
     def test_losses_are_of_noises_and_images_whatever_is_predicted(self, make_model, images):
         """An untrained network predicts zeros: of the images, that is an i_loss of their size."""
         size = np.abs((images - images.mean((0, 1, 2))) / images.std((0, 1, 2))).mean()
-        model = make_model(prediction="image")
+        model = make_model(prediction_type="image")
         logs = model.evaluate(images, verbose=0, return_dict=True)
         assert logs["i_loss"] == pytest.approx(size, rel=0.02)
         assert logs["loss"] == pytest.approx(logs["i_loss"], rel=1e-4)
@@ -668,13 +668,13 @@ class TestConditioningAndPrediction:
     @pytest.mark.parametrize("prediction", ["image", "velocity"])
     def test_zero_terminal_snr(self, make_model, images, prediction):
         schedule = keras_ddim.schedules.LinearBetaSchedule(1000, zero_terminal_snr=True)
-        model = make_model(schedule=schedule, prediction=prediction)
+        model = make_model(schedule=schedule, prediction_type=prediction)
         model.fit(images, verbose=0)
         assert np.isfinite(model.generate(2, 4, seed=0)).all()
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("prediction", "score"), ("loss_weighting", "snr"), ("conditioning", "time")],
+        [("prediction_type", "score"), ("loss_weighting", "snr"), ("conditioning", "time")],
     )
     def test_errors(self, name, value):
         with pytest.raises(ValueError, match=f"`{name}` must be .*{value}"):
@@ -739,7 +739,7 @@ def test_memory_is_bounded_by_the_batch_size():
 
 def test_times_in_the_docstring_example():
     """n uniform steps are 1, 1 - 1/n, …, 1/n."""
-    from keras_ddim.inputs import check_diffusion_times
+    from keras_ddim.checks import check_diffusion_times
 
     for steps in itertools.chain(range(1, 30), [1000]):
         expected = np.linspace(1, 1 / steps, steps)

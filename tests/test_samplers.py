@@ -10,8 +10,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_ddim import samplers
+from keras_ddim.noise_levels import rates
 from keras_ddim.samplers import DDIM, DDPM, AdamsBashforth, DPMSolverPP, Euler, Heun, UniPC
-from keras_ddim.schedules import CosineSchedule, rates
+from keras_ddim.schedules import CosineSchedule
 
 # The images are single pixels of three correlated channels: independent ones, turned.
 MEANS = np.array([0.5, -1.0, 0.2])

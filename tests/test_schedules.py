@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
 
-from keras_ddim import schedules
+from keras_ddim import noise_levels, schedules
 from keras_ddim.schedules import (
     CosineSchedule,
     ImprovedCosineSchedule,
@@ -327,8 +327,8 @@ def test_zero_terminal_snr_keeps_the_first_level():
 @settings(deadline=None, max_examples=25)
 @given(timestep=st.integers(0, 999))
 def test_timesteps_are_times(timestep):
-    time = schedules.timesteps_to_times(timestep, 1000)
-    assert round(schedules.times_to_timesteps(time, 1000), 9) == timestep
+    time = noise_levels.timesteps_to_times(timestep, 1000)
+    assert round(noise_levels.times_to_timesteps(time, 1000), 9) == timestep
     alpha_cumprod = float(LinearBetaSchedule().rates(np.array(time))[1]) ** 2
     np.testing.assert_allclose(alpha_cumprod, np.cumprod(1 - BETAS)[timestep], rtol=1e-9)
 

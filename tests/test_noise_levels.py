@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_ddim.mixing import (
+from keras_ddim.noise_levels import (
     PREDICTION_TYPES,
     WEIGHTINGS,
     loss_weights,
     mix,
+    rates,
     separate,
     target,
 )
-from keras_ddim.schedules import rates
 
 types = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 each_level = st.floats(-15, 15)

@@ -1,6 +1,8 @@
-"""Mixing images and noises, and separating them again: the two directions of every diffusion step.
+"""Noise levels: their forms, and mixing and separating images and noises at a level.
 
-Written once each. Training mixes and separates to learn; sampling separates and mixes to generate.
+Pure functions, the ground floor of the package. Training mixes and separates to learn; sampling
+separates and mixes to generate; each direction is written once, here.
+
 A network may predict either component or a blend of the two, the velocity; all of them say the
 same, so `separate` turns any of them into both components, and `loss_weights` any loss into
 another's.
@@ -8,10 +10,10 @@ another's.
 
 import math
 
+import keras
 from keras import ops
 
-from keras_ddim.inputs import check_choice
-from keras_ddim.schedules import as_float
+from keras_ddim.checks import check_choice
 
 PREDICTION_TYPES = ("noise", "image", "velocity")
 WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
@@ -20,6 +22,47 @@ WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
 SMALLEST_RATE = 2.0**-23
 # Weights are those of a log-SNR within ±30: beyond, float32 images hold one component only.
 LARGEST_LOG_SNR = 30.0
+
+
+# Forms of the noise level
+
+
+def rates(log_snr):
+    """`noise_rates = sqrt(sigmoid(-log_snr))`, `signal_rates = sqrt(sigmoid(log_snr))`.
+
+    Args:
+        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number; infinities are the noiseless and the
+            signalless limit.
+
+    Returns:
+        `(noise_rates, signal_rates)`, shaped as `log_snr`; their squares sum to 1.
+
+    Reference:
+        [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
+    """
+    log_snr = ops.convert_to_tensor(log_snr)
+    return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
+
+
+def timesteps_to_times(timesteps, num_timesteps):
+    """`diffusion_times = timesteps / (num_timesteps - 1)`, from 0..T − 1 to [0, 1]."""
+    return timesteps / (num_timesteps - 1)
+
+
+def times_to_timesteps(diffusion_times, num_timesteps):
+    """`timesteps = diffusion_times * (num_timesteps - 1)`, fractional where between two."""
+    return diffusion_times * (num_timesteps - 1)
+
+
+def as_float(values):
+    """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
+    values = ops.convert_to_tensor(values)
+    if keras.backend.standardize_dtype(values.dtype) == "float64":
+        return values
+    return ops.cast(values, "float32")
+
+
+# Images and noises
 
 
 def mix(images, noises, noise_rates, signal_rates):
