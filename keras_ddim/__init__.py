@@ -8,19 +8,23 @@ with quietly():
 from keras_ddim import (
     callbacks,
     conditioning,
+    denoisers,
     encoders,
     metrics,
     noise_levels,
     plots,
     samplers,
+    sampling,
     schedules,
     times,
 )
 from keras_ddim.data import load_images
+from keras_ddim.denoisers import GaussianDenoiser
 from keras_ddim.flowers import draw_flowers
 from keras_ddim.metrics import FID, KID
-from keras_ddim.model import DiffusionModel, Trajectory
-from keras_ddim.networks import SinusoidalEmbedding, residual_unet
+from keras_ddim.model import DiffusionModel
+from keras_ddim.networks import ResidualUNet, SinusoidalEmbedding
+from keras_ddim.normalizer import Normalizer
 from keras_ddim.samplers import (
     DDIM,
     DDPM,
@@ -31,6 +35,7 @@ from keras_ddim.samplers import (
     Sampler,
     UniPC,
 )
+from keras_ddim.sampling import Trajectory
 from keras_ddim.schedules import CosineSchedule, Schedule
 
 __version__ = "0.1.0"
@@ -45,7 +50,10 @@ __all__ = [
     "DPMSolverPP",
     "DiffusionModel",
     "Euler",
+    "GaussianDenoiser",
     "Heun",
+    "Normalizer",
+    "ResidualUNet",
     "Sampler",
     "Schedule",
     "SinusoidalEmbedding",
@@ -53,14 +61,15 @@ __all__ = [
     "UniPC",
     "callbacks",
     "conditioning",
+    "denoisers",
     "draw_flowers",
     "encoders",
     "load_images",
     "metrics",
     "noise_levels",
     "plots",
-    "residual_unet",
     "samplers",
+    "sampling",
     "schedules",
     "times",
 ]

@@ -14,13 +14,13 @@ import keras
 import keras_ddim
 from keras_ddim import (
     DiffusionModel,
+    ResidualUNet,
     callbacks,
     data,
     encoders,
     evaluation,
     noise_levels,
     plots,
-    residual_unet,
     samplers,
     schedules,
 )
@@ -597,7 +597,7 @@ def float_or_nan(text):
 
 def new_model(args, image_shape):
     """A compiled model as the arguments describe it."""
-    network = residual_unet(
+    network = ResidualUNet(
         image_shape,
         widths=args.widths,
         block_depth=args.block_depth,

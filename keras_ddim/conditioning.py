@@ -1,9 +1,11 @@
-"""Conditioning: the number by which the network is told how noisy its input is.
+"""Conditioning: how the noise level becomes the number that the network is conditioned on.
 
 The network embeds one number in [0, 1] (see `keras_ddim.SinusoidalEmbedding`). A function of the
 noise level means the same under every schedule. A timestep means a noise level only under one
-schedule, the one of training; `Timestep` translates.
+schedule, the one of training; `Timestep` remaps the levels of others to it.
 """
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,13 +13,16 @@ from keras import ops
 
 from keras_ddim import schedules
 from keras_ddim.checks import check_count
-from keras_ddim.noise_levels import as_float, times_to_timesteps, timesteps_to_times
+from keras_ddim.noise_levels import (
+    LEVEL_TOLERANCE,
+    as_float,
+    times_to_timesteps,
+    timesteps_to_times,
+)
 from keras_ddim.parts import PACKAGE, Part, get_part
 
-# How far, in log-SNR, a level may be beyond a table's end: float32 rounding, and no more.
-TOLERANCE = 1e-3
 # How far from a timestep, as a part of all, a level still is that timestep's. float32 noise levels
-# are this coarse, so that strided timesteps come out of the translation as they went in.
+# are this coarse, so that strided timesteps come out of the remapping as they went in.
 SNAP = 5e-7
 
 
@@ -31,29 +36,25 @@ class Conditioning(Part):
     Attributes:
         num_timesteps: Number of timesteps that training draws from, or None if it draws from all
             times in [0, 1).
-        depends_on_schedule: Whether the number depends on the schedule in use, beside the level.
     """
 
     num_timesteps = None
-    depends_on_schedule = False
 
-    def __call__(self, log_snr, schedule=None):
+    def __call__(self, log_snr: Any) -> Any:
         """The number that the network embeds.
 
         Args:
             log_snr: Noise level, such as (batch, 1, 1, 1).
-            schedule: The `keras_ddim.schedules.Schedule` in use; only the untranslated `Timestep`
-                looks at it.
 
         Returns:
             Float tensor, as `log_snr`.
         """
         raise NotImplementedError
 
-    def check(self, log_snr):
-        """Raises a `ValueError` if a level is one that the network can't be told of."""
+    def check(self, log_snr: Any) -> None:
+        """Raises a `ValueError` if the network cannot be conditioned on a level."""
 
-    def draw_times(self, shape, seed=None):
+    def draw_times(self, shape: tuple, seed: Any = None) -> Any:
         """Random times to train at, uniform in [0, 1).
 
         Args:
@@ -76,7 +77,7 @@ class NoiseVariance(Conditioning):
     [0.8808, 0.5, 0.1192]
     """
 
-    def __call__(self, log_snr, schedule=None):
+    def __call__(self, log_snr: Any) -> Any:
         return ops.sigmoid(-as_float(log_snr))
 
 
@@ -96,7 +97,7 @@ class NoiseRate(Conditioning):
         signal rate
     """
 
-    def __call__(self, log_snr, schedule=None):
+    def __call__(self, log_snr: Any) -> Any:
         return ops.sqrt(ops.sigmoid(-as_float(log_snr)))
 
 
@@ -108,8 +109,8 @@ class LogSNR(Conditioning):
     suit numbers in [0, 1]: over 30 units of log-SNR they have periods of 30 to 0.03.
 
     Args:
-        min_log_snr: The level told as 1; noisier ones are told as the same. Defaults to -15.0.
-        max_log_snr: The level told as 0; cleaner ones are told as the same. Defaults to 15.0.
+        min_log_snr: The level that becomes 1, as do noisier ones. Defaults to -15.0.
+        max_log_snr: The level that becomes 0, as do cleaner ones. Defaults to 15.0.
 
     Raises:
         ValueError: If the two are not finite or not increasing.
@@ -123,7 +124,7 @@ class LogSNR(Conditioning):
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
 
-    def __init__(self, min_log_snr=-15.0, max_log_snr=15.0):
+    def __init__(self, min_log_snr: float = -15.0, max_log_snr: float = 15.0) -> None:
         if not -np.inf < min_log_snr < max_log_snr < np.inf:
             raise ValueError(
                 "`min_log_snr` must be below `max_log_snr`, both finite. Received: "
@@ -132,11 +133,11 @@ class LogSNR(Conditioning):
         self.min_log_snr = float(min_log_snr)
         self.max_log_snr = float(max_log_snr)
 
-    def __call__(self, log_snr, schedule=None):
+    def __call__(self, log_snr: Any) -> Any:
         spread = self.max_log_snr - self.min_log_snr
         return ops.clip((self.max_log_snr - as_float(log_snr)) / spread, 0, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"min_log_snr": self.min_log_snr, "max_log_snr": self.max_log_snr}
 
 
@@ -144,11 +145,11 @@ class LogSNR(Conditioning):
 class Timestep(Conditioning):
     """`timesteps / num_timesteps`, of the timesteps 0..T − 1 that have the level in training.
 
-    `timesteps = (T - 1) * schedule.diffusion_times(log_snr)`; the one question is whose schedule.
-    Translated, it is that of training: the timestep follows from the noise level alone, so that a
-    model trained with timesteps can be sampled under any schedule within the range of its own.
-    Untranslated, it is the schedule in use: the same under the training schedule, and a wrong
-    noise level under any other.
+    `timesteps = (T - 1) * schedule.diffusion_times(log_snr)`, the schedule being that of training:
+    the timestep follows from the noise level alone, so that a model trained with timesteps can be
+    sampled under any schedule within the range of its own. (Without this remapping, which is to
+    take the schedule in use instead, the network is conditioned on a wrong noise level under every
+    schedule but that of training.)
 
     Args:
         schedule: The `keras_ddim.schedules.Schedule` of training, or its name.
@@ -156,7 +157,6 @@ class Timestep(Conditioning):
             number of timesteps `schedule` itself is defined by.
         rounded: Whether to round to the nearest timestep. Defaults to False: fractions stay, but
             for those closer to a timestep than float32 noise levels resolve, 5e-7 T.
-        translate: Whether to translate noise levels. Defaults to True.
 
     Raises:
         ValueError: If `schedule` is not a schedule or `num_timesteps` not an integer of at least 2.
@@ -173,7 +173,7 @@ class Timestep(Conditioning):
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), table 1, c_noise of "VP"
     """
 
-    def __init__(self, schedule, num_timesteps=4000, rounded=False, translate=True):
+    def __init__(self, schedule: Any, num_timesteps: int = 4000, rounded: bool = False) -> None:
         if schedule is None:
             raise ValueError("`schedule` must be the training schedule. Received: schedule=None")
         self.schedule = schedules.get(schedule)
@@ -183,21 +183,13 @@ class Timestep(Conditioning):
                 f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"
             )
         self.rounded = bool(rounded)
-        self.translate = bool(translate)
-        self.depends_on_schedule = not self.translate
 
-    def __call__(self, log_snr, schedule=None):
-        return self.timesteps(log_snr, schedule) / self.num_timesteps
+    def __call__(self, log_snr: Any) -> Any:
+        return self.timesteps(log_snr) / self.num_timesteps
 
-    def timesteps(self, log_snr, schedule=None):
+    def timesteps(self, log_snr: Any) -> Any:
         """The timesteps in 0..T − 1, as floats; levels beyond the ends give the nearest end."""
-        if self.translate:
-            schedule = self.schedule
-        elif schedule is None:
-            raise ValueError(
-                "`schedule` must be given where `translate` is False. Received: schedule=None"
-            )
-        times = ops.clip(schedule.diffusion_times(as_float(log_snr)), 0, 1)
+        times = ops.clip(self.schedule.diffusion_times(as_float(log_snr)), 0, 1)
         timesteps = times_to_timesteps(times, self.num_timesteps)
         nearest = ops.round(timesteps)
         if self.rounded:
@@ -205,21 +197,15 @@ class Timestep(Conditioning):
         is_near = ops.abs(timesteps - nearest) < SNAP * self.num_timesteps
         return ops.where(is_near, nearest, timesteps)
 
-    def check(self, log_snr):
+    def check(self, log_snr: Any) -> None:
         """Raises a `ValueError` if a level is one that no timestep has, and says how far it is."""
-        if not self.translate:
-            return
         levels = np.asarray(ops.convert_to_numpy(log_snr), "float64").ravel()
-        ends = self.schedule.log_snr(np.array([0.0, 1.0]))
-        start, end = ops.convert_to_numpy(ends).astype("float64")
-        with np.errstate(invalid="ignore"):  # equal infinities are no distance apart, not NaN
-            too_clean = np.where(levels > start, levels - start, 0.0)
-            too_noisy = np.where(levels < end, end - levels, 0.0)
-        excess = np.maximum(too_clean, too_noisy)
-        if np.max(excess) <= TOLERANCE:
+        excess = self.schedule.excess(levels)
+        if np.max(excess) <= LEVEL_TOLERANCE:
             return
+        start, end = self.schedule.ends
         worst = np.argmax(excess)
-        if too_clean[worst] > too_noisy[worst]:
+        if levels[worst] > start:
             side = f"cleaner than timestep 0, the first of {self.num_timesteps}"
         else:
             last = self.num_timesteps - 1
@@ -230,24 +216,23 @@ class Timestep(Conditioning):
             f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side}"
         )
 
-    def draw_times(self, shape, seed=None):
+    def draw_times(self, shape: tuple, seed: Any = None) -> Any:
         """Random times to train at: those of integer timesteps, uniform in 0..T − 1."""
         timesteps = keras.random.randint(shape, 0, self.num_timesteps, seed=seed)
         return timesteps_to_times(ops.cast(timesteps, "float32"), self.num_timesteps)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "num_timesteps": self.num_timesteps,
             "rounded": self.rounded,
-            "translate": self.translate,
         }
 
 
 CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": NoiseVariance}
 
 
-def get(identifier):
+def get(identifier: Any) -> Conditioning:
     """The conditioning that `identifier` names.
 
     Args:

@@ -23,7 +23,7 @@ from keras_ddim import conditioning, encoders, metrics, plots, schedules, times
 from keras_ddim.data import load_images
 from keras_ddim.evaluation import environment, write_results
 from keras_ddim.model import DiffusionModel
-from keras_ddim.networks import residual_unet
+from keras_ddim.networks import ResidualUNet
 
 NUM_TIMESTEPS = 4000
 
@@ -42,7 +42,7 @@ class Settings:
         data: Labelled images, as `keras_ddim.load_images` takes them.
         data_dir: Folder in which TensorFlow Datasets keeps its data, or None for its default.
         image_size: Height and width that the images are resized to.
-        widths: Of the network, as in `keras_ddim.residual_unet`.
+        widths: Of the network, as in `keras_ddim.ResidualUNet`.
         block_depth: Of the network.
         batch_size: Of the training of all models.
         steps: Training steps of each of the two models.
@@ -169,7 +169,7 @@ def train_pair(images, settings, seed, verbose=1):
     schedule = make_schedules()[TRAINING]
     pair = []
     for told in (conditioning.NoiseVariance(), conditioning.Timestep(schedule, NUM_TIMESTEPS)):
-        network = residual_unet(images.shape[1:], settings.widths, settings.block_depth, seed=seed)
+        network = ResidualUNet(images.shape[1:], settings.widths, settings.block_depth, seed=seed)
         model = DiffusionModel(network=network, schedule=schedule, seed=seed, conditioning=told)
         model.compile()
         model.adapt(images)

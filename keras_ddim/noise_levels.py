@@ -18,6 +18,9 @@ from keras_ddim.checks import check_choice
 PREDICTION_TYPES = ("noise", "image", "velocity")
 WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
 
+# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end: the
+# rounding of a float32 noise variance next to 1.
+LEVEL_TOLERANCE = 0.01
 # A rate below the resolution of float32: the mixture holds nothing of that component.
 SMALLEST_RATE = 2.0**-23
 # Weights are those of a log-SNR within ±30: beyond, float32 images hold one component only.

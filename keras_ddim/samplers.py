@@ -1,7 +1,7 @@
-"""Samplers: one step from a noise level to the next, and the loop over a list of levels.
+"""Samplers: one step from a noise level to the next.
 
-A sampler knows nothing of schedules, batches, progress bars or networks: it is handed a `denoise`
-callable and two noise levels. Every formula below holds for any two levels, so every list of times
+A sampler knows nothing of schedules, batches, progress bars or networks: it is handed a denoiser
+and two noise levels. Every formula below holds for any two levels, so every list of times
 works with every sampler; only multistep solvers, which learn from earlier steps, need the times to
 decrease, and the first steps of a list, where there is little to learn from, are of lower order.
 
@@ -10,8 +10,9 @@ Notation of the formulas: at a noise level, α = `signal_rates`, s = `noise_rate
 (α', s', σ', λ') those it goes to, and h = λ' − λ.
 """
 
-import itertools
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,13 +22,17 @@ from keras_ddim.checks import check_choice
 from keras_ddim.noise_levels import mix, rates
 from keras_ddim.parts import PACKAGE, Part, get_part
 
+# (noisy_images, log_snr) -> (pred_noises, pred_images)
+Denoise = Callable[..., tuple[Any, Any]]
+State = tuple
+
 
 class Sampler(Part):
     """One step from a noise level to the next.
 
-    Subclasses implement `step`, `start` if they remember earlier steps, and `get_config` if their
-    constructor takes arguments; registered with `keras.saving.register_keras_serializable` they
-    can be saved and loaded.
+    Subclasses implement `step`, `init` if a step depends on earlier ones, and `get_config` if
+    their constructor takes arguments; registered with
+    `keras.saving.register_keras_serializable` they can be saved and loaded.
 
     Attributes:
         order: How fast the error falls with the number of steps: as `1 / steps ** order` (with
@@ -45,100 +50,49 @@ class Sampler(Part):
     needs_decreasing = False
     accepts_infinite_levels = False
 
-    def start(self, noisy_images):
-        """What the first step remembers: a tuple of tensors, its structure and shapes fixed.
+    def init(self, noisy_images: Any) -> State:
+        """The state before the first step: a tuple of tensors, its structure and shapes fixed.
 
-        Tensors of at least two dimensions have the batch as their first.
+        All that it holds is finite. Tensors of at least two dimensions have the batch as their
+        first.
         """
         return ()
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
         """Takes `noisy_images` from one noise level to the next.
 
         Args:
-            denoise: Callable `(noisy_images, log_snr) -> (pred_noises, pred_images)`.
+            denoiser: Callable `(noisy_images, log_snr) -> (pred_noises, pred_images)`.
             noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
             log_snr: The present noise level, a scalar tensor.
             next_log_snr: The noise level to go to, a scalar tensor.
-            memory: What the step before returned, or `start(noisy_images)` at the first.
+            state: What the step before returned, or `init(noisy_images)` at the first.
             noises: Standard normal noise, as `noisy_images`; used if `is_stochastic`.
 
         Returns:
-            `(next_noisy_images, pred_images, memory)`.
+            `(next_noisy_images, pred_images, state)`.
         """
         raise NotImplementedError
 
-    def count_evaluations(self, num_times):
+    def count_evaluations(self, num_times: int) -> int:
         """Network evaluations that a list of `num_times` times costs: the last one costs one."""
         return (num_times - 1) * self.evaluations_per_step + 1
 
-    def _check_noises(self, noises):
+    def _check_noises(self, noises: Any) -> Any:
         if noises is None:
             raise ValueError(f"`noises` must be given to {self}, which is stochastic.")
         return noises
 
 
-def sample(sampler, step, denoise, noisy_images, levels, draw_noises=None):
-    """Visits a list of noise levels: a sampler's step from each to the next, denoised at the last.
-
-    Args:
-        sampler: The `Sampler`.
-        step: Its step on a network, compiled or not: `(noisy_images, log_snr, next_log_snr,
-            memory[, noises]) -> (next_noisy_images, pred_images, memory)`.
-        denoise: Callable `(noisy_images, log_snr) -> (pred_noises, pred_images)`. Not called, so
-            not compiled, where a step is no more than that: deterministic, of one evaluation.
-        noisy_images: What to start from, at the level `levels[0]`.
-        levels: log-SNRs, a NumPy array of the dtype of `noisy_images`; see `check_levels`.
-        draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
-            by stochastic samplers, and called once a step.
-
-    Yields:
-        `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
-    """
-    memory = sampler.start(noisy_images)
-    for log_snr, next_log_snr in itertools.pairwise(levels):
-        noises = (draw_noises(),) if sampler.is_stochastic else ()
-        next_noisy_images, pred_images, memory = step(
-            noisy_images, log_snr, next_log_snr, memory, *noises
-        )
-        yield noisy_images, pred_images
-        noisy_images = next_noisy_images
-    if sampler.is_stochastic or sampler.evaluations_per_step > 1:
-        _, pred_images = denoise(noisy_images, levels[-1])
-    else:
-        # The step's one evaluation is the one wanted; where it would go to is of no importance.
-        _, pred_images, _ = step(noisy_images, levels[-1], levels[-1] + 1, memory)
-    yield noisy_images, pred_images
-
-
-def check_levels(sampler, diffusion_times, levels):
-    """Raises if `sampler` cannot follow a list of times.
-
-    Args:
-        sampler: The `Sampler`.
-        diffusion_times: The list of times, for the message.
-        levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
-
-    Raises:
-        ValueError: If a time does not decrease and `sampler` needs it to, or if its noise level
-            is infinite and `sampler` does not accept that.
-    """
-    for i, level in enumerate(levels):
-        received = f"Received: diffusion_times[{i}]={diffusion_times[i]}"
-        if not sampler.accepts_infinite_levels and not math.isfinite(level):
-            raise ValueError(
-                f"`diffusion_times` must have a finite log-SNR with {sampler}; only DDIM and DDPM "
-                f"accept an infinite one. {received}, of log-SNR {level}"
-            )
-        if sampler.needs_decreasing and i and not level > levels[i - 1]:
-            raise ValueError(
-                f"`diffusion_times` must decrease strictly with {sampler}; DDIM, DDPM, Euler, Heun "
-                "and the deterministic DPMSolverPP(variant='singlestep') follow any list. "
-                f"{received} after {diffusion_times[i - 1]}"
-            )
-
-
-# Solvers that remember nothing
+# Solvers without a state
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -166,13 +120,21 @@ class DDIM(Sampler):
 
     accepts_infinite_levels = True
 
-    def __init__(self, eta=0.0, variance="small"):
+    def __init__(self, eta: float = 0.0, variance: str = "small") -> None:
         self.eta = _check_number("eta", eta, 0, 1)
         self.variance = check_choice("variance", variance, ("small", "large"))
         self.is_stochastic = self.eta > 0
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
-        pred_noises, pred_images = denoise(noisy_images, log_snr)
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
+        pred_noises, pred_images = denoiser(noisy_images, log_snr)
         noise_rate, _ = rates(log_snr)
         next_noise_rate, next_signal_rate = rates(next_log_snr)
         if not self.is_stochastic:
@@ -185,7 +147,7 @@ class DDIM(Sampler):
         next_noisy_images = mix(pred_images, pred_noises, kept_rate, next_signal_rate)
         return next_noisy_images + fresh_rate * self._check_noises(noises), pred_images, ()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"eta": self.eta, "variance": self.variance}
 
 
@@ -209,10 +171,10 @@ class DDPM(DDIM):
         [Ho et al., 2020, Denoising Diffusion Probabilistic Models](https://arxiv.org/abs/2006.11239)
     """
 
-    def __init__(self, variance="small"):
+    def __init__(self, variance: str = "small") -> None:
         super().__init__(eta=1.0, variance=variance)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"variance": self.variance}
 
 
@@ -241,7 +203,13 @@ class Euler(Sampler):
         Models](https://arxiv.org/abs/2206.00364)
     """
 
-    def __init__(self, churn=0.0, churn_min_sigma=0.0, churn_max_sigma=None, noise_scale=1.0):
+    def __init__(
+        self,
+        churn: float = 0.0,
+        churn_min_sigma: float = 0.0,
+        churn_max_sigma: float | None = None,
+        noise_scale: float = 1.0,
+    ) -> None:
         self.churn = _check_number("churn", churn, 0, math.sqrt(2) - 1)
         self.churn_min_sigma = _check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
         if churn_max_sigma is not None:
@@ -252,12 +220,20 @@ class Euler(Sampler):
         self.noise_scale = _check_number("noise_scale", noise_scale, 0, math.inf)
         self.is_stochastic = self.churn > 0
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
         noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
-        pred_noises, pred_images = denoise(noisy_images, log_snr)
-        return _follow(noisy_images, log_snr, next_log_snr, pred_noises), pred_images, ()
+        pred_noises, pred_images = denoiser(noisy_images, log_snr)
+        return _euler_step(noisy_images, log_snr, next_log_snr, pred_noises), pred_images, ()
 
-    def _raise_noise(self, noisy_images, log_snr, noises):
+    def _raise_noise(self, noisy_images: Any, log_snr: Any, noises: Any) -> tuple[Any, Any]:
         """Noisy images and their level, after the churn."""
         if not self.is_stochastic:
             return noisy_images, log_snr
@@ -273,7 +249,7 @@ class Euler(Sampler):
         raised_images = noisy_images / signal_rate + added_sigma * self._check_noises(noises)
         return raised_signal_rate * raised_images, raised_log_snr
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "churn": self.churn,
             "churn_min_sigma": self.churn_min_sigma,
@@ -308,13 +284,21 @@ class Heun(Euler):
     order = 2
     evaluations_per_step = 2
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
         noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
-        pred_noises, pred_images = denoise(noisy_images, log_snr)
-        euler_images = _follow(noisy_images, log_snr, next_log_snr, pred_noises)
-        next_pred_noises, _ = denoise(euler_images, next_log_snr)
+        pred_noises, pred_images = denoiser(noisy_images, log_snr)
+        euler_images = _euler_step(noisy_images, log_snr, next_log_snr, pred_noises)
+        next_pred_noises, _ = denoiser(euler_images, next_log_snr)
         slope = (pred_noises + next_pred_noises) / 2
-        return _follow(noisy_images, log_snr, next_log_snr, slope), pred_images, ()
+        return _euler_step(noisy_images, log_snr, next_log_snr, slope), pred_images, ()
 
 
 # Solvers that fit a polynomial through several predictions
@@ -347,23 +331,30 @@ class AdamsBashforth(Sampler):
         Integrator](https://arxiv.org/abs/2204.13902)
     """
 
-    def __init__(self, order=4):
+    def __init__(self, order: int = 4) -> None:
         self.order = int(check_choice("order", order, (1, 2, 3, 4, 5)))
         self.needs_decreasing = self.order > 1
 
-    def start(self, noisy_images):
-        return _no_predictions(noisy_images, self.order - 1)
+    def init(self, noisy_images: Any) -> State:
+        return _empty_history(noisy_images, self.order - 1)
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
-        present_noises, pred_images = denoise(noisy_images, log_snr)
-        levels, pred_noises = _recall(memory, log_snr, present_noises)
-        nodes = (levels - log_snr) / (next_log_snr - log_snr)
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
+        present_noises, pred_images = denoiser(noisy_images, log_snr)
+        history = _remember(state, log_snr, present_noises)
         next_noisy_images = _integrate(
-            noisy_images, log_snr, next_log_snr, nodes, pred_noises, are_noises=True
+            noisy_images, log_snr, next_log_snr, history, are_noises=True
         )
-        return next_noisy_images, pred_images, _keep(levels, pred_noises, self.order - 1)
+        return next_noisy_images, pred_images, _latest(history, self.order - 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"order": self.order}
 
 
@@ -401,7 +392,9 @@ class DPMSolverPP(Sampler):
         Models](https://arxiv.org/abs/2211.01095)
     """
 
-    def __init__(self, order=2, variant="multistep", stochastic=False):
+    def __init__(
+        self, order: int = 2, variant: str = "multistep", stochastic: bool = False
+    ) -> None:
         self.order = int(check_choice("order", order, (1, 2, 3)))
         self.variant = check_choice("variant", variant, ("multistep", "singlestep"))
         self.stochastic = bool(check_choice("stochastic", stochastic, (False, True)))
@@ -412,55 +405,68 @@ class DPMSolverPP(Sampler):
             )
         self.is_stochastic = self.stochastic
         self.evaluations_per_step = self.order if self.variant == "singlestep" else 1
-        self.steps_remembered = self.order - 1 if self.variant == "multistep" else 0
-        self.needs_decreasing = self.stochastic or self.steps_remembered > 0
+        self.needs_decreasing = self.stochastic or (self.order > 1 and variant == "multistep")
 
-    def start(self, noisy_images):
-        return _no_predictions(noisy_images, self.steps_remembered)
-
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
-        _, present_images = denoise(noisy_images, log_snr)
+    def init(self, noisy_images: Any) -> State:
         if self.variant == "singlestep":
-            nodes, pred_images = self._predict_between(
-                denoise, noisy_images, log_snr, next_log_snr, present_images
+            return ()
+        return _empty_history(noisy_images, self.order - 1)
+
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
+        _, present_images = denoiser(noisy_images, log_snr)
+        if self.variant == "singlestep":
+            history, nodes = self._predict_between(
+                denoiser, noisy_images, log_snr, next_log_snr, present_images
             )
         else:
-            levels, pred_images = _recall(memory, log_snr, present_images)
-            memory = _keep(levels, pred_images, self.steps_remembered)
-            nodes = (levels - log_snr) / (next_log_snr - log_snr)
+            history, nodes = _remember(state, log_snr, present_images), None
+            state = _latest(history, self.order - 1)
         next_noisy_images = _integrate(
             noisy_images,
             log_snr,
             next_log_snr,
+            history,
             nodes,
-            pred_images,
-            line_rule=None if (self.order, self.variant) == (3, "singlestep") else "bh2",
-            reversion=2 if self.stochastic else 1,
+            slope_rule=None if (self.order, self.variant) == (3, "singlestep") else "bh2",
+            noise_decay=2 if self.stochastic else 1,
         )
         if self.stochastic:
             next_noise_rate, _ = rates(next_log_snr)
             fresh_rate = next_noise_rate * ops.sqrt(-ops.expm1(log_snr - next_log_snr))
             next_noisy_images = next_noisy_images + fresh_rate * self._check_noises(noises)
-        return next_noisy_images, present_images, memory
+        return next_noisy_images, present_images, state
 
-    def _predict_between(self, denoise, noisy_images, log_snr, next_log_snr, present_images):
-        """The nodes of P on the way from 0 to 1, and the images predicted there."""
-        nodes, pred_images = np.zeros(1), [present_images]
-        for place in {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}[self.order]:
-            between_log_snr = log_snr + place * (next_log_snr - log_snr)
+    def _predict_between(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        present_images: Any,
+    ) -> tuple["History", Any]:
+        """The present prediction and one on the way, and where they are in the step from 0 to 1."""
+        first = _remember(_empty_history(noisy_images, 0), log_snr, present_images)
+        history, nodes = first, np.zeros(1)
+        for part in {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}[self.order]:
+            between_log_snr = log_snr + part * (next_log_snr - log_snr)
             between_images = _integrate(
-                noisy_images,
-                log_snr,
-                between_log_snr,
-                ops.cast(nodes / place, log_snr.dtype),
-                pred_images,
+                noisy_images, log_snr, between_log_snr, history, nodes / part
             )
-            _, between_pred_images = denoise(between_images, between_log_snr)
+            _, between_pred_images = denoiser(between_images, between_log_snr)
             # P goes through the last of them only: the earlier were less accurate.
-            nodes, pred_images = np.array([0, place]), [present_images, between_pred_images]
-        return ops.cast(nodes, log_snr.dtype), pred_images
+            history = _remember(first, between_log_snr, between_pred_images)
+            nodes = np.array([part, 0.0])
+        return history, nodes
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"order": self.order, "variant": self.variant, "stochastic": self.stochastic}
 
 
@@ -493,51 +499,72 @@ class UniPC(Sampler):
 
     needs_decreasing = True
 
-    def __init__(self, order=2, variant="bh2"):
+    def __init__(self, order: int = 2, variant: str = "bh2") -> None:
         self.order = int(check_choice("order", order, (1, 2, 3)))
         self.variant = check_choice("variant", variant, ("bh1", "bh2"))
 
-    def start(self, noisy_images):
-        return (*_no_predictions(noisy_images, self.order), noisy_images)
+    def init(self, noisy_images: Any) -> State:
+        return _empty_history(noisy_images, self.order), noisy_images
 
-    def step(self, denoise, noisy_images, log_snr, next_log_snr, memory, noises=None):
-        _, present_images = denoise(noisy_images, log_snr)
-        *memory, last_noisy_images = memory
-        levels, pred_images = _recall(memory, log_snr, present_images)
-        corrected_images = self._go(last_noisy_images, levels[1], log_snr, levels, pred_images)
-        noisy_images = ops.where(ops.isinf(levels[1]), noisy_images, corrected_images)
-        memory = _keep(levels, pred_images, self.order)
-        next_noisy_images = self._go(noisy_images, log_snr, next_log_snr, memory[0], memory[1:])
-        return next_noisy_images, present_images, (*memory, noisy_images)
-
-    def _go(self, noisy_images, log_snr, next_log_snr, levels, pred_images):
-        nodes = (levels - log_snr) / (next_log_snr - log_snr)
-        return _integrate(
-            noisy_images, log_snr, next_log_snr, nodes, pred_images, line_rule=self.variant
+    def step(
+        self,
+        denoiser: Denoise,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any,
+        state: State,
+        noises: Any = None,
+    ) -> tuple[Any, Any, State]:
+        _, present_images = denoiser(noisy_images, log_snr)
+        earlier, last_noisy_images = state
+        history = _remember(earlier, log_snr, present_images)
+        # Before there is a last step, a level that keeps finite what is then not used.
+        is_first = earlier.count == 0
+        last_log_snr = ops.where(is_first, log_snr - 1, earlier.levels[0])
+        corrected_images = _integrate(
+            last_noisy_images, last_log_snr, log_snr, history, slope_rule=self.variant
         )
+        noisy_images = ops.where(is_first, noisy_images, corrected_images)
+        history = _latest(history, self.order)
+        next_noisy_images = _integrate(
+            noisy_images, log_snr, next_log_snr, history, slope_rule=self.variant
+        )
+        return next_noisy_images, present_images, (history, noisy_images)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"order": self.order, "variant": self.variant}
 
 
-# Memory: the levels and the predictions of earlier steps, the latest first
+# The state of multistep solvers
 
 
-def _no_predictions(noisy_images, steps):
-    """Memory of no step taken: predictions at a log-SNR of −∞, which polynomials ignore."""
-    levels = ops.full((steps,), -math.inf, dtype=noisy_images.dtype)
-    return (levels, *[ops.zeros_like(noisy_images)] * steps)
+class History(NamedTuple):
+    """Predictions of the last steps and their levels, the latest first.
+
+    Places for steps that have not been taken yet hold zeros, which polynomials leave out: they go
+    through the first `count`. (Infinite levels in their place would make gradients NaN.)
+    """
+
+    count: Any
+    levels: Any
+    predictions: tuple
 
 
-def _recall(memory, log_snr, prediction):
-    """`(levels, predictions)`: the present ones, and those remembered."""
-    levels, *predictions = memory
-    return ops.append(log_snr, levels), [prediction, *predictions]
+def _empty_history(noisy_images: Any, size: int) -> History:
+    levels = ops.zeros((size,), dtype=noisy_images.dtype)
+    return History(ops.zeros((), "int32"), levels, (ops.zeros_like(noisy_images),) * size)
 
 
-def _keep(levels, predictions, steps):
-    """Memory of the last `steps` predictions."""
-    return (levels[:steps], *predictions[:steps])
+def _remember(history: History, log_snr: Any, prediction: Any) -> History:
+    """A history with one more prediction."""
+    levels = ops.concatenate([ops.reshape(log_snr, (1,)), history.levels])
+    return History(history.count + 1, levels, (prediction, *history.predictions))
+
+
+def _latest(history: History, size: int) -> History:
+    """A history of no more than `size` predictions."""
+    count = ops.minimum(history.count, size)
+    return History(count, history.levels[:size], history.predictions[:size])
 
 
 # Integration
@@ -548,7 +575,7 @@ POINTS, POINT_WEIGHTS = np.polynomial.legendre.leggauss(16)
 POINTS, POINT_WEIGHTS = (POINTS + 1) / 2, POINT_WEIGHTS / 2
 
 
-def _follow(noisy_images, log_snr, next_log_snr, slope):
+def _euler_step(noisy_images: Any, log_snr: Any, next_log_snr: Any, slope: Any) -> Any:
     """`α' (noisy_images / α + (σ' − σ) slope)`."""
     _, signal_rate = rates(log_snr)
     _, next_signal_rate = rates(next_log_snr)
@@ -557,33 +584,34 @@ def _follow(noisy_images, log_snr, next_log_snr, slope):
 
 
 def _integrate(
-    noisy_images,
-    log_snr,
-    next_log_snr,
-    nodes,
-    predictions,
-    are_noises=False,
-    line_rule=None,
-    reversion=1,
-):
-    """`s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ', P going through `predictions`.
+    noisy_images: Any,
+    log_snr: Any,
+    next_log_snr: Any,
+    history: History,
+    nodes: Any = None,
+    are_noises: bool = False,
+    slope_rule: str | None = None,
+    noise_decay: int = 1,
+) -> Any:
+    """`s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ', P going through `history`.
 
     Args:
         noisy_images: Where to start, at the level `log_snr`.
         log_snr: The level to start from.
         next_log_snr: The level to go to.
-        nodes: The levels of `predictions`, the step being from 0 to 1; P ignores infinite ones.
-        predictions: List of predicted images, tensors.
+        history: Predicted images and their levels.
+        nodes: Where these are in a step from 0 to 1. Defaults to None: as the levels say, which
+            a step of length 0 cannot.
         are_noises: Whether they are predicted noises instead. In the formula, images and noises
             then change places, and λ its sign.
-        line_rule: "bh1" or "bh2" to weigh the slope of a P through no more than two nodes by
+        slope_rule: "bh1" or "bh2" to weigh the slope of a P through no more than two nodes by
             UniPC's B(h) / 2. Defaults to None: the exact integral.
-        reversion: 1 for the probability-flow equation, 2 for the reverse-time stochastic one, in
-            which what is remembered of the noise fades twice as fast.
+        noise_decay: 1 for the probability-flow equation, 2 for the reverse-time stochastic one, in
+            which what is left of the noise decays twice as fast.
     """
     noise_rate, signal_rate = rates(log_snr)
     next_noise_rate, next_signal_rate = rates(next_log_snr)
-    h = reversion * (next_log_snr - log_snr) / 2
+    h = noise_decay * (next_log_snr - log_snr) / 2
     if are_noises:
         h = -h
         noise_rate, next_noise_rate, next_signal_rate = (
@@ -591,33 +619,40 @@ def _integrate(
             next_signal_rate,
             next_noise_rate,
         )
+    if nodes is None:
+        nodes = (history.levels - log_snr) / (next_log_snr - log_snr)
+    nodes = ops.cast(nodes, noisy_images.dtype)
     total = -ops.expm1(-h)
     points = ops.cast(POINTS, nodes.dtype)
     point_weights = ops.cast(POINT_WEIGHTS, nodes.dtype) * h * ops.exp(h * (points - 1))
-    weights = ops.matmul(point_weights, _lagrange(nodes, points))
-    if line_rule:
+    weights = ops.matmul(point_weights, _lagrange(nodes, history.count, points))
+    if slope_rule:
         # A line whose slope is weighed so counts by its value at a single point.
-        point = h / (2 * total) if line_rule == "bh1" else ops.full_like(h, 0.5)
-        is_line = ops.sum(ops.cast(ops.isfinite(nodes), "int32")) <= 2
-        weights = ops.where(is_line, total * _lagrange(nodes, point)[0], weights)
-    noise_ratio = next_noise_rate / noise_rate * ops.exp((1 / reversion - 1) * h)
-    integral = sum(weights[i] * prediction for i, prediction in enumerate(predictions))
+        point = h / (2 * total) if slope_rule == "bh1" else ops.full_like(h, 0.5)
+        line_weights = total * _lagrange(nodes, history.count, point)[0]
+        weights = ops.where(history.count <= 2, line_weights, weights)
+    noise_ratio = next_noise_rate / noise_rate * ops.exp((1 / noise_decay - 1) * h)
+    integral = sum(weights[i] * prediction for i, prediction in enumerate(history.predictions))
     return noise_ratio * noisy_images + next_signal_rate * integral
 
 
-def _lagrange(nodes, points):
-    """Matrix L with `P(points) = L f(nodes)`, P the polynomial through the finite nodes."""
+def _lagrange(nodes: Any, count: Any, points: Any) -> Any:
+    """Matrix L with `P(points) = L f(nodes)`, P the polynomial through the first `count` nodes."""
     # factors[i, j, m] = (points[i] − nodes[m]) / (nodes[j] − nodes[m])
-    gaps = ops.expand_dims(nodes, 1) - nodes
+    indices = np.arange(nodes.shape[0])
+    is_used = ops.less(indices, count)
+    is_factor = ops.logical_and(
+        ops.logical_and(ops.expand_dims(is_used, 1), is_used), indices[:, None] != indices
+    )
+    gaps = ops.where(is_factor, ops.expand_dims(nodes, 1) - nodes, 1.0)
     factors = (ops.reshape(points, (-1, 1, 1)) - nodes) / gaps
-    skipped = ops.logical_or(np.eye(nodes.shape[0], dtype="bool"), ops.isinf(nodes))
-    return ops.prod(ops.where(skipped, 1.0, factors), axis=-1)
+    return ops.prod(ops.where(is_factor, factors, 1.0), axis=-1)
 
 
 # What constructors check, and names
 
 
-def _check_number(name, value, low, high):
+def _check_number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as a float, which must be finite and lie in [low, high]."""
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or not math.isfinite(value):
@@ -639,7 +674,7 @@ SAMPLERS = {
 }
 
 
-def get(identifier):
+def get(identifier: Any) -> Sampler:
     """The sampler that `identifier` names: a name, a config, a `Sampler` or None (the default).
 
     Args:

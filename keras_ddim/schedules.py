@@ -68,6 +68,21 @@ class Schedule(Part):
         """`(noise_rates, signal_rates)` at the given times, shaped as they are."""
         return rates(self.log_snr(as_float(diffusion_times)))
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Log-SNR at time 0 and at time 1, either of which may be infinite."""
+        ends = self.log_snr(np.array([0.0, 1.0]))
+        start, end = ops.convert_to_numpy(ends).astype("float64").tolist()
+        return start, end
+
+    def excess(self, log_snr):
+        """How far noise levels are outside of the schedule: a NumPy array, 0 inside."""
+        levels, (start, end) = np.asarray(log_snr, "float64"), self.ends
+        with np.errstate(invalid="ignore"):  # equal infinities are no distance apart, not NaN
+            too_clean = np.where(levels > start, levels - start, 0.0)
+            too_noisy = np.where(levels < end, end - levels, 0.0)
+        return np.maximum(too_clean, too_noisy)
+
 
 # Schedules in closed form
 

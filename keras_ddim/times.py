@@ -16,16 +16,13 @@ import numpy as np
 
 from keras_ddim import schedules
 from keras_ddim.checks import check_count
-from keras_ddim.noise_levels import timesteps_to_times
+from keras_ddim.noise_levels import LEVEL_TOLERANCE, timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
 
 # Stand-in for an infinite log-SNR at the end of a schedule, where a finite one is needed: signal
 # or noise are then a 22,000th of the other.
 LARGEST_LOG_SNR = 20.0
-# How far, in log-SNR, a given level may be from the schedule's end it is meant to be: the
-# rounding of a float32 noise variance next to 1.
-TOLERANCE = 0.01
 
 
 # Lists by time
@@ -287,14 +284,15 @@ def _check_values(name, values, low, high):
 def _times_of(name, values, log_snr, schedule):
     """Times of levels that the schedule must reach."""
     schedule = schedules.get(schedule)
-    start, end = _log_snr_at([0.0, 1.0], schedule)
-    wrong = np.flatnonzero((log_snr > start + TOLERANCE) | (log_snr < end - TOLERANCE))
+    start, end = schedule.ends
+    excess = schedule.excess(log_snr)
+    wrong = np.flatnonzero(excess > LEVEL_TOLERANCE)
     if wrong.size:
         i = wrong[0]
         raise ValueError(
             f"`{name}` must be levels that {type(schedule).__name__} reaches, of log-SNR "
             f"{end:.6g} to {start:.6g}. Received: {name}[{i}]={values[i]:.6g}, of log-SNR "
-            f"{log_snr[i]:.6g}, {max(log_snr[i] - start, end - log_snr[i]):.3g} beyond"
+            f"{log_snr[i]:.6g}, {excess[i]:.3g} beyond"
         )
     return _times_at(log_snr, schedule)
 
@@ -304,11 +302,6 @@ def _times_at(log_snr, schedule):
     return np.clip(times.astype("float64"), 0.0, 1.0)
 
 
-def _log_snr_at(times, schedule):
-    log_snr = schedule.log_snr(np.asarray(times, "float64"))
-    return keras.ops.convert_to_numpy(log_snr).astype("float64")
-
-
 def _ends(schedule):
     """Log-SNR at times 0 and 1, infinities replaced."""
-    return np.clip(_log_snr_at([0.0, 1.0], schedule), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+    return np.clip(schedule.ends, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)

@@ -7,7 +7,7 @@ import keras_ddim
 
 
 def tiny_network(image_shape=(8, 8, 3), widths=(8,), **kwargs):
-    return keras_ddim.residual_unet(image_shape, widths, block_depth=1, **kwargs)
+    return keras_ddim.ResidualUNet(image_shape, widths, block_depth=1, **kwargs)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def fit(model, images, epochs=2, **kwargs):
 @pytest.fixture(scope="module")
 def model():
     """One model for all tests here, so that its steps are traced only once."""
-    network = keras_ddim.residual_unet((8, 8, 3), widths=(8, 16), block_depth=1, seed=0)
+    network = keras_ddim.ResidualUNet((8, 8, 3), widths=(8, 16), block_depth=1, seed=0)
     model = keras_ddim.DiffusionModel(network=network, seed=0)
     model.compile()
     return model

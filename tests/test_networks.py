@@ -8,7 +8,7 @@ import keras_ddim
 
 
 def test_default_network_is_the_examples():
-    network = keras_ddim.residual_unet((64, 64, 3))
+    network = keras_ddim.ResidualUNet((64, 64, 3))
     assert network.count_params() == 1_953_507
     names = [type(layer).__name__ for layer in network.layers]
     assert "Lambda" not in names
@@ -53,7 +53,7 @@ def test_embedding_rejects(kwargs):
 def test_any_divisible_shape(height, width, channels, levels):
     multiple = 2 ** (levels - 1)
     shape = (height * multiple, width * multiple, channels)
-    network = keras_ddim.residual_unet(shape, widths=(4, 8, 12)[:levels], block_depth=1)
+    network = keras_ddim.ResidualUNet(shape, widths=(4, 8, 12)[:levels], block_depth=1)
     outputs = network([np.ones((2, *shape)), np.ones((2, 1, 1, 1))])
     assert outputs.shape == (2, *shape)
     # The last layer starts at zero: an untrained network finds no noise.
@@ -74,18 +74,18 @@ def test_any_divisible_shape(height, width, channels, levels):
 )
 def test_shapes_that_do_not_fit(shape, message):
     with pytest.raises(ValueError, match=f"`image_shape`.*{message}"):
-        keras_ddim.residual_unet(shape)
+        keras_ddim.ResidualUNet(shape)
 
 
 @pytest.mark.parametrize("kwargs", [{"widths": ()}, {"widths": 8}, {"block_depth": 0}])
 def test_sizes_that_make_no_network(kwargs):
     with pytest.raises(ValueError, match=f"`{next(iter(kwargs))}`"):
-        keras_ddim.residual_unet((8, 8, 3), **kwargs)
+        keras_ddim.ResidualUNet((8, 8, 3), **kwargs)
 
 
 def test_seed_fixes_the_initial_weights():
     def weights(seed):
-        return keras_ddim.residual_unet((8, 8, 1), (4, 8), seed=seed).get_weights()
+        return keras_ddim.ResidualUNet((8, 8, 1), (4, 8), seed=seed).get_weights()
 
     assert all(np.array_equal(a, b) for a, b in zip(weights(1), weights(1)))
     assert not all(np.array_equal(a, b) for a, b in zip(weights(1), weights(2)))
@@ -95,7 +95,7 @@ def test_seed_fixes_the_initial_weights():
 
 
 def test_half_precision_body_and_float32_ends():
-    network = keras_ddim.residual_unet((8, 8, 3), (4, 8), dtype="mixed_bfloat16")
+    network = keras_ddim.ResidualUNet((8, 8, 3), (4, 8), dtype="mixed_bfloat16")
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert {layer.compute_dtype for layer in convolutions[:-1]} == {"bfloat16"}
     assert network.layers[-1].compute_dtype == "float32"

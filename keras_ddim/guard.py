@@ -1,0 +1,230 @@
+"""A training step that is applied whole or not at all, and the average that follows the weights.
+
+Keras's own training step computes the loss, differentiates it and updates the weights, on every
+backend in its own way. What is here goes around it: if the loss came out finite, the average
+follows; else all is put back as it was before the step. A loss that is not finite makes the mean
+of the epoch so, too, hence nothing more is applied in that epoch, however late it is noticed.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddim.checks import ALLOWED_IMAGES, RANGE_TOLERANCE
+
+SECONDS_BETWEEN_CHECKS = 1.0
+
+
+def guarded_step(model: Any, train_step: Callable, *args: Any) -> Any:
+    """Keras's training step, then the average; or nothing, if the loss is not finite.
+
+    Args:
+        model: A compiled model with `network` and `averaged_weights`.
+        train_step: `keras.Model.train_step` of the model.
+        *args: Its arguments: `data`, or `state` and `data` on JAX.
+
+    Returns:
+        What `train_step` returns.
+    """
+    backend = keras.backend.backend()
+    guard = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}[backend]
+    return guard(model, train_step, *args)
+
+
+def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
+    import tensorflow as tf
+
+    variables = [*model.network.weights, *model.optimizer.variables]
+    before = [(variable, tf.identity(variable.value)) for variable in variables]
+    iterations = tf.identity(model.optimizer.iterations)
+    logs = train_step(data)
+    averages = model.averaged_weights(model.optimizer.iterations - iterations)
+    failures = tf.cast(tf.logical_not(tf.math.is_finite(logs["loss"])), "float32")
+
+    def assign(pairs: list) -> Callable:
+        def assign_all() -> tf.Tensor:
+            for variable, value in pairs:
+                variable.assign(value)
+            return tf.constant(0)
+
+        return assign_all
+
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        tf.cond(failures == 0, assign(averages), assign(before))
+        return logs
+
+    def update(strategy: Any, failures: Any, averages: list, before: list) -> None:
+        """Across replicas, which hold equal values: each variable is assigned on each device."""
+
+        def assign(values: list, variables: list) -> Callable:
+            def assign_all() -> tf.Tensor:
+                for variable, value in zip(variables, values):
+                    strategy.extended.update(
+                        variable.value, lambda v, x: v.assign(tf.cast(x, v.dtype)), args=(value,)
+                    )
+                return tf.constant(0)
+
+            return assign_all
+
+        failed = strategy.experimental_local_results(failures)[0]
+        averaged = [variable for variable, _ in model.averaged_weights(0)]
+        tf.cond(failed == 0, assign(averages, averaged), assign(before, variables))
+
+    # All must agree: the gradients of one have gone into the weights of all.
+    failures = replica.all_reduce(tf.distribute.ReduceOp.SUM, failures)
+    values = ([value for _, value in averages], [value for _, value in before])
+    replica.merge_call(update, args=(failures, *values))
+    return logs
+
+
+def _on_jax(model: Any, train_step: Callable, state: tuple, data: Any) -> tuple[dict, tuple]:
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+
+    def scope_of(values: tuple) -> keras.StatelessScope:
+        pairs = [pair for group in zip(variables, values) for pair in zip(*group)]
+        return keras.StatelessScope(state_mapping=pairs)
+
+    with scope_of(state):
+        iterations = ops.convert_to_tensor(model.optimizer.iterations)
+    logs, next_state = train_step(state, data)
+    with scope_of(next_state) as scope:
+        for variable, value in model.averaged_weights(model.optimizer.iterations - iterations):
+            variable.assign(value)
+    next_state = [[scope.get_current_value(variable) for variable in v] for v in variables]
+    is_finite = ops.isfinite(logs["loss"])
+    # The metrics stay as they are, so that the loss is known to be what it is.
+    for values, before in list(zip(next_state, state))[:3]:
+        values[:] = [ops.where(is_finite, v, old) for v, old in zip(values, before)]
+    return logs, tuple(next_state)
+
+
+def _on_torch(model: Any, train_step: Callable, data: Any) -> dict:
+    import torch
+
+    variables = [*model.network.weights, *model.optimizer.variables]
+    before = [variable.value.detach().clone() for variable in variables]
+    iterations = model.optimizer.iterations.value.clone()
+    logs = train_step(data)
+    with torch.no_grad():
+        is_finite = bool(ops.isfinite(logs["loss"]))
+        pairs = zip(variables, before)
+        if is_finite:
+            pairs = model.averaged_weights(model.optimizer.iterations.value - iterations)
+        for variable, value in pairs:
+            variable.assign(value)
+    return logs
+
+
+class ImageRange(keras.metrics.Metric):
+    """Lowest and highest value of the first images out of range, for the message; else 0 and 0.
+
+    They start as zeros and stay so for images in range, since replicas add theirs up.
+    """
+
+    def __init__(self, name: str = "image_range") -> None:
+        super().__init__(name=name)
+        self.low = self.add_variable((), "zeros", name="low")
+        self.high = self.add_variable((), "zeros", name="high")
+
+    def update_state(self, low: Any, high: Any) -> None:
+        before = [ops.convert_to_tensor(end) for end in (self.low, self.high)]
+        is_first = ops.logical_and(before[0] == 0, before[1] == 0)
+        is_new = ops.logical_and(is_first, ops.logical_not(in_range(low, high)))
+        self.low.assign(ops.where(is_new, low, before[0]))
+        self.high.assign(ops.where(is_new, high, before[1]))
+
+    def result(self) -> Any:
+        return self.low
+
+
+def range_of(images: Any) -> tuple[Any, Any]:
+    """Lowest and highest value of images, both NaN if one of them is."""
+    # Not every backend's minimum is NaN then; its sum is.
+    nan = ops.sum(images) * 0
+    return ops.min(images) + nan, ops.max(images) + nan
+
+
+def in_range(low: Any, high: Any) -> Any:
+    """Whether the values are in [0, 1], give or take rounding; False for NaN."""
+    return ops.logical_and(low >= -RANGE_TOLERANCE, high <= 1 + RANGE_TOLERANCE)
+
+
+def check_loss(model: Any, loss: Any) -> None:
+    """Raises a `ValueError` that says why, if a loss is not finite."""
+    if np.isfinite(ops.convert_to_numpy(loss)):
+        return
+    low, high = (
+        float(ops.convert_to_numpy(end)) for end in (model.image_range.low, model.image_range.high)
+    )
+    model.reset_metrics()
+    if (low, high) != (0, 0):
+        raise ValueError(
+            f"{ALLOWED_IMAGES}. Received: values from {low:g} to {high:g}. The model is as it was "
+            "before them."
+        )
+    raise ValueError(
+        "The loss is not finite: training diverged. The model is as it was before that step; "
+        "continue with a lower learning rate."
+    )
+
+
+class StopWhereLossIsNotFinite(keras.callbacks.Callback):
+    """Ends training and evaluation with one sentence; looks once a second, as looking waits."""
+
+    async_safe = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss: Any = 0.0
+        self.checked = time.monotonic()
+
+    def _look(self, logs: dict | None, seconds: float) -> None:
+        self.loss = (logs or {}).get("loss", self.loss)
+        if time.monotonic() - self.checked >= seconds:
+            if not np.isfinite(ops.convert_to_numpy(self.loss)):
+                check_loss(self.model, self.loss)
+            self.checked = time.monotonic()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.loss = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._look(logs, SECONDS_BETWEEN_CHECKS)
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._look(None, 0.0)  # of the epoch of training that validation follows
+        self.loss = 0.0
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._look(logs, SECONDS_BETWEEN_CHECKS)
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        self._look(logs, 0.0)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._look(logs, 0.0)
+
+
+class ReplicaSeedGenerator(keras.random.SeedGenerator):
+    """A seed generator whose replicas, under `tf.distribute`, draw each their own."""
+
+    def next(self, ordered: bool = True) -> Any:
+        seed = super().next(ordered)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            replica = tf.distribute.get_replica_context()
+            if replica is not None and replica.num_replicas_in_sync > 1:
+                number = tf.cast(replica.replica_id_in_sync_group, seed.dtype)
+                seed = seed + tf.stack([number, tf.zeros_like(number)])
+        return seed

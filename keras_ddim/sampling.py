@@ -1,0 +1,415 @@
+"""Sampling: from noise to images, by a denoiser and a sampler along a list of noise levels.
+
+`sample` is the one loop over levels; `generate` adds batches, noise from seeds, and watchers. Both
+take a `Step`, through which gradients pass, or a `CompiledStep`. To sample a network of one's own:
+
+```python
+denoiser = keras_ddim.denoisers.NetworkDenoiser(network, prediction_type="velocity")
+step = sampling.CompiledStep(sampling.Step(denoiser, keras_ddim.UniPC()))
+levels = keras_ddim.CosineSchedule().log_snr(keras_ddim.times.uniform(8))
+images = sampling.generate(step, levels, num_images=16, image_shape=(32, 32, 3), seed=0)
+```
+"""
+
+import collections
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddim import checks, samplers, schedules
+from keras_ddim.denoisers import CLIPPINGS, Denoiser
+
+BATCH_SIZE = 64
+STEPS_KEPT = 4
+
+
+class Step(keras.layers.Layer):
+    """From one noise level to the next: a denoiser and a sampler. This is what gets compiled.
+
+    Args:
+        denoiser: A `keras_ddim.denoisers.Denoiser`.
+        sampler: A `keras_ddim.Sampler` or a name. Defaults to None: DDIM.
+
+    Call arguments:
+        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
+        log_snr: The present noise level, a scalar tensor.
+        next_log_snr: The level to go to. Defaults to None: the images are only denoised.
+        state: The state of the sampler.
+        noises: Standard normal noise, as `noisy_images`, for stochastic samplers.
+        **per_image: What else the denoiser takes, such as `labels` (batch,).
+
+    Returns:
+        `(next_noisy_images, pred_images, state)`.
+    """
+
+    def __init__(self, denoiser: Denoiser, sampler: Any = None) -> None:
+        super().__init__(autocast=False)
+        self.denoiser = denoiser
+        self.sampler = samplers.get(sampler)
+        self.built = True
+
+    def call(
+        self,
+        noisy_images: Any,
+        log_snr: Any,
+        next_log_snr: Any = None,
+        state: tuple = (),
+        noises: Any = None,
+        **per_image: Any,
+    ) -> tuple[Any, Any, tuple]:
+        def denoise(noisy_images: Any, log_snr: Any) -> tuple[Any, Any]:
+            return self.denoiser(noisy_images, log_snr, **per_image)
+
+        if next_log_snr is None:
+            _, pred_images = denoise(noisy_images, log_snr)
+            return noisy_images, pred_images, state
+        return self.sampler.step(denoise, noisy_images, log_snr, next_log_snr, state, noises)
+
+
+def sample(
+    step: Any,
+    noisy_images: Any,
+    levels: Any,
+    state: tuple | None = None,
+    draw_noises: Callable[[], Any] | None = None,
+    **per_image: Any,
+) -> Iterator[tuple[Any, Any]]:
+    """Visits a list of noise levels: a step from each to the next, denoised at the last.
+
+    It can be traced, and gradients pass through it to `levels` if the sampler is deterministic.
+
+    Args:
+        step: A `Step` or a `CompiledStep`.
+        noisy_images: What to start from, at the level `levels[0]`.
+        levels: log-SNRs, an array or a tensor (steps,) of the dtype of `noisy_images`.
+        state: State of the sampler. Defaults to None: that before the first step.
+        draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
+            by stochastic samplers, and called once a step.
+        **per_image: What else the denoiser takes, such as `labels` (batch,).
+
+    Yields:
+        `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
+    """
+    if state is None:
+        state = step.sampler.init(noisy_images)
+    levels = ops.unstack(ops.convert_to_tensor(levels))
+    for log_snr, next_log_snr in itertools.pairwise([*levels, None]):
+        inputs = dict(per_image)
+        if next_log_snr is not None:
+            inputs |= {"next_log_snr": next_log_snr, "state": state}
+            if step.sampler.is_stochastic and draw_noises is not None:
+                inputs["noises"] = draw_noises()
+        next_noisy_images, pred_images, state = step(
+            noisy_images=noisy_images, log_snr=log_snr, **inputs
+        )
+        yield noisy_images, pred_images
+        noisy_images = next_noisy_images
+
+
+# Compiled steps
+
+
+class CompiledStep:
+    """A `Step` compiled by the backend, for any noise levels and numbers of images.
+
+    TensorFlow traces it once, with the batch left open; JAX compiles it anew for each batch size;
+    torch runs it as it is, without recording gradients, unless `jit_compile`. Its weights are
+    arguments, so that what changes them needs no new compilation.
+
+    Args:
+        step: The `Step`.
+        run_eagerly: Whether to leave it as it is. Defaults to False.
+        jit_compile: Whether to use XLA on TensorFlow, `torch.compile` on torch; JAX always
+            compiles. Defaults to False.
+    """
+
+    def __init__(self, step: Step, run_eagerly: bool = False, jit_compile: bool = False) -> None:
+        self.step = step
+        self.sampler = step.sampler
+        make = {"tensorflow": _for_tensorflow, "jax": _for_jax, "torch": _for_torch}
+        self.function = make[keras.backend.backend()](step, run_eagerly, jit_compile)
+
+    def __call__(self, **inputs: Any) -> tuple[Any, Any, tuple]:
+        return self.function(inputs)
+
+
+def _for_tensorflow(step: Step, run_eagerly: bool, jit_compile: bool) -> Callable:
+    if run_eagerly:
+        return lambda inputs: step(**inputs)
+    import tensorflow as tf
+
+    class Unpacked:
+        """Not a function, whose code TensorFlow would take for that of all other steps."""
+
+        def __call__(self, inputs: dict) -> tuple:
+            return step(**inputs)
+
+    def of_any_batch(tensor: Any) -> tf.TensorSpec:
+        # The batch is the first dimension of all that has several.
+        shape = tf.convert_to_tensor(tensor).shape
+        return tf.TensorSpec([None, *shape[1:]] if shape.rank > 1 else shape, tensor.dtype)
+
+    # Without AutoGraph: there is no control flow on tensors for it to rewrite.
+    function = tf.function(Unpacked(), autograph=False, jit_compile=jit_compile)
+    traced = {}
+
+    def call(inputs: dict) -> tuple:
+        names = tuple(inputs)
+        if names not in traced:
+            signature = tf.nest.map_structure(of_any_batch, inputs)
+            traced[names] = function.get_concrete_function(signature)
+        return function(inputs)
+
+    return call
+
+
+def _for_jax(step: Step, run_eagerly: bool, jit_compile: bool) -> Callable:
+    if run_eagerly:
+        return lambda inputs: step(**inputs)
+    import jax
+
+    @jax.jit
+    def function(trainable: list, non_trainable: list, inputs: dict) -> tuple:
+        outputs, _ = step.stateless_call(trainable, non_trainable, **inputs)
+        return outputs
+
+    def call(inputs: dict) -> tuple:
+        variables = step.trainable_variables, step.non_trainable_variables
+        return function(*([v.value for v in several] for several in variables), inputs)
+
+    return call
+
+
+def _for_torch(step: Step, run_eagerly: bool, jit_compile: bool) -> Callable:
+    import torch
+
+    function = torch.compile(step) if jit_compile and not run_eagerly else step
+
+    def call(inputs: dict) -> tuple:
+        with torch.no_grad():
+            return function(**inputs)
+
+    return call
+
+
+class CompiledSteps:
+    """The last few compiled steps, found again by what they are made of."""
+
+    def __init__(self) -> None:
+        self.steps: collections.OrderedDict[str, CompiledStep] = collections.OrderedDict()
+
+    def get(self, make_step: Callable[[], CompiledStep], *parts: Any) -> CompiledStep:
+        """The step of these parts, made where it is not among those kept.
+
+        Args:
+            make_step: Callable without arguments that makes the step.
+            *parts: What tells it from others: Keras-serializable objects, numbers, texts.
+        """
+        key = json.dumps([keras.saving.serialize_keras_object(part) for part in parts])
+        step = self.steps.pop(key, None) or make_step()
+        self.steps[key] = step
+        while len(self.steps) > STEPS_KEPT:
+            self.steps.popitem(last=False)
+        return step
+
+    def clear(self) -> None:
+        self.steps.clear()
+
+
+# Generation
+
+
+class Visit(NamedTuple):
+    """What a watcher sees: a batch of images at one time of the list.
+
+    Attributes:
+        images: Which images these are, as a range of their numbers.
+        step: Position of the time in the list, from 0.
+        evaluations: Network evaluations of this step.
+        noisy_images: Tensor, in the normalised space; rows beyond `images` only fill the batch.
+        pred_images: The images predicted from them, as `noisy_images`.
+    """
+
+    images: range
+    step: int
+    evaluations: int
+    noisy_images: Any
+    pred_images: Any
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(noisy_images, pred_images)` as NumPy arrays, of `images` alone."""
+        noisy_images, pred_images = (
+            ops.convert_to_numpy(tensor)[: len(self.images)]
+            for tensor in (self.noisy_images, self.pred_images)
+        )
+        return noisy_images, pred_images
+
+
+def generate(
+    step: Any,
+    levels: Any,
+    num_images: int,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: Any = None,
+    initial_noise: Any = None,
+    batch_size: int | None = None,
+    watchers: Iterable[Callable[[Visit], None]] = (),
+    **per_image: Any,
+) -> np.ndarray:
+    """Generates images from noise along a list of noise levels, in the normalised space.
+
+    Args:
+        step: A `Step` or a `CompiledStep`.
+        levels: log-SNRs to visit, float32 (steps,).
+        num_images: Number of images.
+        image_shape: (height, width, channels).
+        seed: Integer or list of integers of at least 0; image i depends on it and i alone. Defaults
+            to None: a random one.
+        initial_noise: Standard normal noise to start from, (num_images, *image_shape).
+            Defaults to None: from `seed`.
+        batch_size: Number of images generated together at most. Defaults to 64.
+        watchers: Callables that are handed each `Visit`: a batch of images at a level.
+        **per_image: What else the denoiser takes, arrays (num_images, ...).
+
+    Returns:
+        float32 NumPy array (num_images, *image_shape).
+    """
+    levels = ops.convert_to_numpy(levels).astype("float32")
+    if seed is None:
+        seed = int(np.random.default_rng().integers(2**31))
+    # Batches of one size, so that one shape is compiled: the last is filled up.
+    num_batches = math.ceil(num_images / (batch_size or BATCH_SIZE))
+    size = math.ceil(num_images / num_batches)
+    images = np.empty((num_images, *image_shape), "float32")
+    for start in range(0, num_images, size):
+        batch = range(start, start + size)
+        draw_noises = _noise_source(seed, batch, image_shape)
+        noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
+        inputs = {name: _rows(values, batch) for name, values in per_image.items()}
+        noisy_images = ops.convert_to_tensor(noises)
+        visits = sample(step, noisy_images, levels, draw_noises=draw_noises, **inputs)
+        shown = batch[: num_images - start]
+        for i, (noisy_images, pred_images) in enumerate(visits):
+            evaluations = step.sampler.evaluations_per_step if i < len(levels) - 1 else 1
+            visit = Visit(shown, i, evaluations, noisy_images, pred_images)
+            for watch in watchers:
+                watch(visit)
+        images[start : start + size] = ops.convert_to_numpy(pred_images)[: len(shown)]
+    return images
+
+
+def _rows(values: Any, batch: range) -> np.ndarray:
+    """The rows of a batch; where there are none any more, the last one again."""
+    return np.take(ops.convert_to_numpy(values), batch, axis=0, mode="clip")
+
+
+def _noise_source(seed: Any, batch: range, image_shape: tuple) -> Callable[[], np.ndarray]:
+    """Callable that draws noise for the images of a batch, each from a generator of its own."""
+    entropy = np.atleast_1d(seed).tolist()
+    generators = [np.random.default_rng([*entropy, index]) for index in batch]
+    return lambda: np.stack([rng.standard_normal(image_shape, "float32") for rng in generators])
+
+
+class Trajectory(NamedTuple):
+    """What `generate(return_trajectory=True)` saw on its way, as NumPy arrays.
+
+    Attributes:
+        images: The generated images (num_images, height, width, channels), in [0, 1].
+        noisy_images: (steps, num_images, height, width, channels), in the normalised space.
+        pred_images: The image predicted at each time, as `noisy_images`, in [0, 1].
+        diffusion_times: The times (steps,).
+        evaluations: Network evaluations that each image cost.
+    """
+
+    images: np.ndarray
+    noisy_images: np.ndarray
+    pred_images: np.ndarray
+    diffusion_times: np.ndarray
+    evaluations: int
+
+
+class Recorder:
+    """A watcher that keeps all it sees, for a `Trajectory`."""
+
+    def __init__(self) -> None:
+        self.visits: dict[int, list] = {}
+
+    def __call__(self, visit: Visit) -> None:
+        self.visits.setdefault(visit.step, []).append(visit.arrays())
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(noisy_images, pred_images)`, both (steps, num_images, ...), in the normalised space."""
+        steps = [[np.concatenate(parts) for parts in zip(*v)] for v in self.visits.values()]
+        noisy_images, pred_images = (np.stack(arrays) for arrays in zip(*steps))
+        return noisy_images, pred_images
+
+
+# What is asked for, checked
+
+
+def check_levels(sampler: samplers.Sampler, diffusion_times: Any, levels: Any) -> None:
+    """Raises if `sampler` cannot follow a list of times.
+
+    Args:
+        sampler: The `Sampler`.
+        diffusion_times: The list of times, for the message.
+        levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
+
+    Raises:
+        ValueError: If a time does not decrease and `sampler` needs it to, or if its noise level
+            is infinite and `sampler` does not accept that.
+    """
+    for i, level in enumerate(levels):
+        received = f"Received: diffusion_times[{i}]={diffusion_times[i]}"
+        if not sampler.accepts_infinite_levels and not math.isfinite(level):
+            raise ValueError(
+                f"`diffusion_times` must have a finite log-SNR with {sampler}; only DDIM and DDPM "
+                f"accept an infinite one. {received}, of log-SNR {level}"
+            )
+        if sampler.needs_decreasing and i and not level > levels[i - 1]:
+            raise ValueError(
+                f"`diffusion_times` must decrease strictly with {sampler}; DDIM, DDPM, Euler, Heun "
+                "and the deterministic DPMSolverPP(variant='singlestep') follow any list. "
+                f"{received} after {diffusion_times[i - 1]}"
+            )
+
+
+def check_clip(clip: Any) -> str | None:
+    """The method of clipping that `clip` names, or None."""
+    checks.check_choice("clip", clip, (False, True, *CLIPPINGS))
+    return {False: None, True: "static"}.get(clip, clip)
+
+
+GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "diffusion_times": checks.check_diffusion_times,
+    "sampler": samplers.get,
+    "schedule": schedules.get,
+    "seed": checks.check_seed,
+    "batch_size": lambda value: value is None or checks.check_count("batch_size", value),
+    "clip": check_clip,
+    "callback": lambda value: value,
+    "verbose": lambda value: checks.check_choice("verbose", value, (0, 1, "auto")),
+}
+
+
+def check_generate_options(options: dict) -> dict:
+    """`options`, keyword arguments of `DiffusionModel.generate`, checked as far as they can be.
+
+    Raises:
+        ValueError: If `generate` takes no such argument, or not this value.
+    """
+    for name, value in options.items():
+        if name not in GENERATE_CHECKS:
+            raise ValueError(
+                f"`{name}` is no option of `generate`; these are {', '.join(GENERATE_CHECKS)}. "
+                f"Received: {name}={value!r}"
+            )
+        GENERATE_CHECKS[name](value)
+    return options

@@ -1,0 +1,144 @@
+"""What Keras calls to train on images: they are checked, and the normalizer adapted, first."""
+
+import itertools
+import types
+from typing import Any
+
+import keras
+
+from keras_ddim import checks
+from keras_ddim.guard import StopWhereLossIsNotFinite, check_loss
+
+# Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
+IMAGES_TO_ADAPT = 100_000
+BATCHES_TO_ADAPT_FROM_GENERATOR = 16
+
+
+class ImageTrainer(keras.Model):
+    """A Keras model that is trained on images, with an `image_shape` and a `normalizer`."""
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains on images; the arguments are those of `keras.Model.fit`.
+
+        Args:
+            x: Images, (batch, height, width, channels): floats in [0, 1] or integers in 0..255,
+                as an array, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of
+                batches; or (images, labels) pairs of them. Labels are not used.
+            y: Ignored, so that `fit(images, labels)` works.
+            *args: As in `keras.Model.fit`.
+            **kwargs: As in `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History`, with `loss`, `n_loss` and `i_loss`.
+
+        Raises:
+            ValueError: If the images are not of `image_shape`, or out of range, or not finite; or
+                if the loss is not finite. The model is then as it was before that step.
+        """
+        x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
+        checks.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
+        if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
+            # Keras warns of its own default where it can't shuffle.
+            kwargs.setdefault("shuffle", False)
+        kwargs["callbacks"] = _guarded(kwargs.get("callbacks"))
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`loss`, `n_loss` and `i_loss` of the averaged network on images.
+
+        Args:
+            x: Images, as in `fit`.
+            y: Ignored, so that `evaluate(images, labels)` works.
+            *args: As in `keras.Model.evaluate`.
+            **kwargs: As in `keras.Model.evaluate`.
+
+        Returns:
+            A list of the losses; or a dictionary of them, with `return_dict=True`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        x = self._prepare(x, kwargs.get("steps"), kwargs.get("verbose", "auto"))
+        if "_use_cached_eval_dataset" not in kwargs:  # else as part of `fit`, which is guarded
+            kwargs["callbacks"] = _guarded(kwargs.get("callbacks"))
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """One training step on a batch of images; see `keras.Model.train_on_batch`."""
+        logs = super().train_on_batch(self._prepare(x, verbose=0), *args, **kwargs)
+        check_loss(self, self._loss_tracker.result())
+        return logs
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The losses on a batch of images; see `keras.Model.test_on_batch`."""
+        logs = super().test_on_batch(self._prepare(x, verbose=0), *args, **kwargs)
+        check_loss(self, self._loss_tracker.result())
+        return logs
+
+    def predict(self, *args: Any, **kwargs: Any) -> None:
+        """Raises: there is nothing to predict of images. See `generate`."""
+        raise ValueError(
+            "`predict` has no meaning for a diffusion model; to make images, call "
+            "`model.generate(num_images)`."
+        )
+
+    def adapt(self, x: Any, steps: int | None = None) -> None:
+        """Sets the normalizer to the mean and variance of the images, for each channel.
+
+        Args:
+            x: Images in any form that `fit` takes.
+            steps: Number of batches to look at, for endless datasets. Defaults to None: as many
+                as hold 100,000 images.
+
+        Raises:
+            ValueError: If the images are not of `image_shape`, or out of range, or not finite.
+        """
+        checks.check_images("x", x, self.image_shape)
+
+        def first_batches() -> Any:
+            count = 0
+            for batch in itertools.islice(checks.batches(x), steps):
+                images = checks.images_of(batch)
+                yield checks.check_image_batch("x", images, self.image_shape)
+                count += len(images)
+                if count >= IMAGES_TO_ADAPT:
+                    return
+
+        try:
+            self.normalizer.adapt(first_batches())
+        except ValueError as error:
+            raise ValueError(str(error).replace("`batches`", "`x`")) from None
+
+    def _prepare(self, x: Any, steps: int | None = None, verbose: Any = "auto") -> Any:
+        """Checks `x`, adapts the normalizer to it if nobody has, and returns it for use."""
+        if x is None:
+            raise ValueError("`x` must be images, such as an array or a `tf.data.Dataset`.")
+        checks.check_images("x", x, self.image_shape)
+        if hasattr(x, "shape"):
+            # An array can be checked before the first step; what is not, while it is read.
+            for batch in checks.batches(x):
+                checks.check_image_batch("x", batch, self.image_shape)
+        if not self.normalizer.is_adapted:
+            images = x
+            if isinstance(x, types.GeneratorType):
+                # It gives each batch only once: look at the first few, then hand them back.
+                images = list(itertools.islice(x, BATCHES_TO_ADAPT_FROM_GENERATOR))
+                x = itertools.chain(images, x)
+            self.adapt(images, steps)
+            if verbose != 0:
+                print("Adapted the normalizer to the images' mean and variance.")
+        if isinstance(x, (types.GeneratorType, itertools.chain)):
+            # Keras takes only generators, and those only of tuples.
+            x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
+        return x
+
+
+def _guarded(callbacks: Any) -> Any:
+    """Callbacks, behind the one that stops where the loss is not finite."""
+    guard = StopWhereLossIsNotFinite()
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.callbacks.insert(0, guard)
+        guard.set_model(callbacks._model)
+        return callbacks
+    callbacks = [] if callbacks is None else callbacks
+    return [guard, *(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])]
