@@ -163,9 +163,7 @@ def check_loss(model: Any, loss: Any) -> None:
     """Raises a `ValueError` that says why, if a loss is not finite."""
     if np.isfinite(ops.convert_to_numpy(loss)):
         return
-    low, high = (
-        float(ops.convert_to_numpy(end)) for end in (model.image_range.low, model.image_range.high)
-    )
+    low, high = (float(end.numpy()) for end in (model.image_range.low, model.image_range.high))
     model.reset_metrics()
     if (low, high) != (0, 0):
         raise ValueError(

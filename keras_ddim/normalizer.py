@@ -47,7 +47,7 @@ class Normalizer(keras.layers.Layer):
     @property
     def is_adapted(self) -> bool:
         """Whether mean and deviation are those of images."""
-        return bool(ops.convert_to_numpy(self.num_images) > 0)
+        return bool(self.num_images.numpy() > 0)
 
     def call(self, images: Any) -> Any:
         """Pixel values to the normalised space, float32."""

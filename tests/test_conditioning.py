@@ -33,7 +33,6 @@ PARTS = {
     "log_snr": LogSNR(min_log_snr=-12, max_log_snr=12),
     "timestep": Timestep(LINEAR),
     "timestep_rounded": Timestep("cosine", num_timesteps=100, rounded=True),
-    "timestep_untranslated": Timestep(LINEAR, translate=False),
     "timestep_zero_terminal": Timestep(LinearBetaSchedule(zero_terminal_snr=True), 1000),
     "timestep_table": Timestep(TableSchedule(sigmas=[0.1, 1.0, 20.0]), 3),
     "timestep_user": Timestep(SteepSchedule(), 500),
@@ -51,7 +50,7 @@ def numpy(values):
 @given(log_snr=levels)
 def test_numbers_are_in_range_and_grow_with_the_noise(name, log_snr):
     log_snr = np.sort(log_snr)[::-1].reshape(-1, 1, 1, 1)
-    numbers = numpy(PARTS[name](log_snr, CosineSchedule()))
+    numbers = numpy(PARTS[name](log_snr))
     assert numbers.dtype == np.float32 and numbers.shape == log_snr.shape
     assert numbers.min() >= 0 and numbers.max() <= 1
     # The bisection of a user's schedule may be off by its last digit.
@@ -64,7 +63,7 @@ def test_serialization(name):
     restored = conditioning.get(json.loads(json.dumps(keras.saving.serialize_keras_object(part))))
     assert type(restored) is type(part) and restored.get_config() == part.get_config()
     log_snr = np.linspace(5, -5, 20, dtype="float32").reshape(-1, 1, 1, 1)
-    numbers = (numpy(x(log_snr, CosineSchedule())) for x in (restored, part))
+    numbers = (numpy(x(log_snr)) for x in (restored, part))
     np.testing.assert_array_equal(*numbers)
 
 
@@ -82,34 +81,31 @@ def test_formulas():
 @pytest.mark.parametrize("num_timesteps", [10, 1000, 4000])
 @settings(deadline=None, max_examples=10)
 @given(diffusion_times=arrays("float32", 50, elements=st.floats(0, 1, width=32)))
-def test_translation_changes_nothing_under_the_training_schedule(num_timesteps, diffusion_times):
+def test_levels_lead_back_to_the_timesteps_that_they_came_from(num_timesteps, diffusion_times):
     schedule = LinearBetaSchedule(num_timesteps)
     log_snr = schedule.log_snr(diffusion_times)
     for rounded in (False, True):
-        # Translated or not, the level leads back to the timestep that it came from.
         exact = diffusion_times.astype("float64") * (num_timesteps - 1)
         exact = np.round(exact) if rounded else exact
-        for translate in (True, False):
-            part = Timestep(schedule, num_timesteps, rounded, translate)
-            differences = np.abs(numpy(part.timesteps(log_snr, schedule)) - exact)
-            if rounded:
-                # Halfway between two timesteps, the last digit decides.
-                halfway = np.abs(diffusion_times.astype("float64") * (num_timesteps - 1) % 1 - 0.5)
-                differences = differences[halfway > 1e-2]
-            assert (differences <= 1.5e-6 * num_timesteps).all()
+        part = Timestep(schedule, num_timesteps, rounded)
+        differences = np.abs(numpy(part.timesteps(log_snr)) - exact)
+        if rounded:
+            # Halfway between two timesteps, the last digit decides.
+            halfway = np.abs(diffusion_times.astype("float64") * (num_timesteps - 1) % 1 - 0.5)
+            differences = differences[halfway > 1e-2]
+        assert (differences <= 1.5e-6 * num_timesteps).all()
 
 
 @pytest.mark.parametrize("spacing", times.SPACINGS)
 @pytest.mark.parametrize("num_timesteps", [1000, 4000])
-def test_strided_timesteps_are_exact_with_and_without_translation(num_timesteps, spacing):
+def test_strided_timesteps_are_exact(num_timesteps, spacing):
     schedule = LinearBetaSchedule(num_timesteps)
     for num_steps in (20, 200, num_timesteps):
         diffusion_times = times.timesteps(num_steps, num_timesteps, spacing)
         log_snr = numpy(schedule.log_snr(diffusion_times.astype("float32")))
         expected = np.round(diffusion_times * (num_timesteps - 1))
-        for translate in (True, False):
-            part = Timestep(schedule, num_timesteps, translate=translate)
-            np.testing.assert_array_equal(numpy(part.timesteps(log_snr, schedule)), expected)
+        timesteps = Timestep(schedule, num_timesteps).timesteps(log_snr)
+        np.testing.assert_array_equal(numpy(timesteps), expected)
 
 
 def test_every_timestep_comes_back_from_its_level():
@@ -119,16 +115,15 @@ def test_every_timestep_comes_back_from_its_level():
     np.testing.assert_array_equal(Timestep(LINEAR)(log_snr), timesteps / 4000)
 
 
-def test_untranslated_timesteps_are_those_of_another_noise_level():
-    """Under another schedule the same time is another level; only the translation notices."""
+def test_levels_of_another_schedule_are_remapped():
+    """Under another schedule the same time is another level, and another timestep."""
     other, diffusion_times = CosineSchedule(), np.linspace(0, 1, 11, dtype="float32")
     log_snr = other.log_snr(diffusion_times)
-    translated = Timestep(LINEAR).timesteps(log_snr, other)
-    told = LINEAR.log_snr(translated / 3999)
-    np.testing.assert_allclose(told, log_snr, rtol=0, atol=1e-2)
-    untranslated = Timestep(LINEAR, translate=False).timesteps(log_snr, other)
-    np.testing.assert_allclose(untranslated, 3999 * diffusion_times, atol=5e-3)
-    assert np.abs(numpy(translated) - numpy(untranslated)).max() > 500
+    remapped = Timestep(LINEAR).timesteps(log_snr)
+    np.testing.assert_allclose(LINEAR.log_snr(remapped / 3999), log_snr, rtol=0, atol=1e-2)
+    not_remapped = Timestep(other).timesteps(log_snr)
+    np.testing.assert_allclose(not_remapped, 3999 * diffusion_times, atol=5e-3)
+    assert np.abs(numpy(remapped) - numpy(not_remapped)).max() > 500
 
 
 def test_timesteps_between_two_of_them():
@@ -150,9 +145,8 @@ def test_levels_beyond_the_table_are_clamped_in_the_network_and_refused_by_check
         part.check([12.0])
     with pytest.raises(ValueError, match="-inf, by inf noisier"):
         part.check([-math.inf])
-    # A schedule without signal at its end has that level, and no limit is set untranslated.
+    # A schedule without signal at its end has that level.
     PARTS["timestep_zero_terminal"].check([-math.inf, 0.0])
-    PARTS["timestep_untranslated"].check([-math.inf, 40.0])
     for name in ("noise_variance", "noise_rate", "log_snr"):
         PARTS[name].check([-math.inf, 40.0])
 
@@ -183,7 +177,6 @@ def test_times_to_train_at(name):
         (Timestep, ("nothing",), "schedule='nothing'"),
         (Timestep, ("cosine", 1), "at least 2. Received: num_timesteps=1"),
         (Timestep, ("cosine", 10.5), "num_timesteps=10.5"),
-        (PARTS["timestep_untranslated"], (0.0,), "`schedule` must be given"),
         (conditioning.get, ("timestep",), "conditioning='timestep'"),
         (conditioning.get, (3,), "conditioning=3"),
     ],

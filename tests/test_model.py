@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_ddim
+from keras_ddim import sampling
 from tests.conftest import tiny_network
 
 
@@ -50,8 +51,8 @@ class TestTraining:
 
     def test_loss_matches_its_definition(self, model, images):
         """n_loss and i_loss, from the drawn example, in NumPy."""
-        (noisy_images, log_snr), noises, _ = model._draw_noisy(images)
-        noisy_images, log_snr, noises = map(np.array, (noisy_images, log_snr, noises))
+        prediction = model(images)
+        noisy_images, log_snr, noises = map(np.array, prediction[:3])
         signal_rates = np.sqrt(1 / (1 + np.exp(-log_snr)))
         noise_rates = np.sqrt(1 - signal_rates**2)
         clean = (noisy_images - noise_rates * noises) / signal_rates
@@ -61,7 +62,7 @@ class TestTraining:
         pred_noises = np.array(model.ema_network([noisy_images, noise_rates**2]))
         pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
         model.reset_metrics()
-        logs = model.compute_metrics([noisy_images, log_snr], noises, pred_noises)
+        logs = model.compute_metrics(images, None, prediction)
         assert float(logs["n_loss"]) == pytest.approx(np.abs(noises - pred_noises).mean(), rel=1e-4)
         assert float(logs["i_loss"]) == pytest.approx(np.abs(clean - pred_images).mean(), rel=1e-3)
 
@@ -151,43 +152,53 @@ class TestTraining:
         assert losses[0] == losses[1]
         assert other.fit(images, verbose=0, shuffle=False).history["loss"] != losses[0]
 
-    def test_predict_is_the_averaged_network(self, model):
-        rng = np.random.default_rng(0)
-        noisy_images = rng.standard_normal((5, 8, 8, 3)).astype("float32")
-        log_snr = np.linspace(-5, 2, 5, dtype="float32").reshape(5, 1, 1, 1)
-        noise_variances = 1 / (1 + np.exp(log_snr))
-        predicted = model.predict([noisy_images, log_snr], verbose=0)
-        expected = model.ema_network([noisy_images, noise_variances])
-        np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    def test_calling_uses_the_averaged_network(self, model, images):
+        prediction = model(images)
+        noise_variances = ops.sigmoid(-prediction.log_snr)
+        expected = model.ema_network([prediction.noisy_images, noise_variances])
+        np.testing.assert_allclose(prediction.prediction, expected, atol=1e-5)
+
+    def test_generating_in_a_callback_does_not_change_training(self, make_model, images):
+        losses = []
+        for generates in (False, True):
+            model = make_model()
+            watch = keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs, m=model: m.generate(1, 1, verbose=0)
+            )
+            history = model.fit(
+                images, batch_size=8, verbose=0, shuffle=False, callbacks=[watch] * generates
+            )
+            losses.append(history.history["loss"])
+        assert losses[0] == losses[1]
 
 
 class TestNormalizer:
     def test_first_fit_adapts_and_says_so(self, make_model, images, capsys):
         model = make_model()
-        assert not model.is_adapted
+        assert not model.normalizer.is_adapted
         model.fit(images, verbose=2)
         assert "Adapted the normalizer" in capsys.readouterr().out
-        np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], images.mean((0, 1, 2)), 1e-4)
-        np.testing.assert_allclose(model.normalizer.variance[0, 0, 0], images.var((0, 1, 2)), 1e-3)
+        np.testing.assert_allclose(model.normalizer.mean, images.mean((0, 1, 2)), 1e-4)
+        np.testing.assert_allclose(model.normalizer.deviation, images.std((0, 1, 2)), 1e-3)
         model.fit(images * 0.1, verbose=2)
         assert "Adapted" not in capsys.readouterr().out
-        np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], images.mean((0, 1, 2)), 1e-4)
+        np.testing.assert_allclose(model.normalizer.mean, images.mean((0, 1, 2)), 1e-4)
 
     def test_adapt_by_hand(self, make_model, images):
-        for adapt in ("model", "normalizer", "dataset"):
+        for adapt in ("normalizer", "model", "dataset"):
             model = make_model()
             if adapt == "normalizer":
-                model.normalizer.adapt(images)
+                model.normalizer.adapt([images[:13], images[13:]])
             elif adapt == "model":
                 model.adapt(images)
             else:
                 pairs = tf.data.Dataset.from_tensor_slices((images, np.arange(40)))
                 model.adapt(pairs.batch(7).repeat(), steps=6)
             expected = images.mean((0, 1, 2))
-            np.testing.assert_allclose(model.normalizer.mean[0, 0, 0], expected, rtol=1e-4)
-            mean = model.normalizer.mean
+            np.testing.assert_allclose(model.normalizer.mean, expected, rtol=1e-4)
+            mean = np.array(model.normalizer.mean)
             model.fit(images * 0.5, verbose=0)
-            assert model.normalizer.mean is mean
+            np.testing.assert_array_equal(model.normalizer.mean, mean)
 
     def test_adapting_anew_reaches_the_compiled_step(self, make_model, images):
         model = make_model(run_eagerly=False)
@@ -245,11 +256,22 @@ class TestMovingAverage:
         model = make_model()
         initial = [np.full(w.shape, 1e3, "float32") for w in model.network.get_weights()]
         model.ema_network.set_weights(initial)
-        update = tf.function(model._update_ema)
+
+        @tf.function(autograph=False)
+        def update():
+            for variable, value in model.averaged_weights(1):
+                variable.assign(value)
+
         for _ in range(1000):
             update()
         rest = (model.ema_network.get_weights()[0] - model.network.get_weights()[0]) / 1e3
         assert np.abs(rest).max() < 1e-3
+
+    def test_counts_optimizer_steps_not_batches(self, make_model, images):
+        model = make_model()
+        model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), run_eagerly=True)
+        model.fit(images, batch_size=5, verbose=0)
+        assert int(model.optimizer.iterations) == int(model.ema_steps) == 2
 
     def test_compiling_anew_does_not_restart_it(self, model):
         model.compile()
@@ -355,7 +377,7 @@ def reference_uniform_sampling(model, noise, steps):
         pred_images = (noisy - np.sin(angle) * pred_noises) / np.cos(angle)
         next_angle = start_angle + (time - 1.0 / steps) * (end_angle - start_angle)
         noisy = np.cos(next_angle) * pred_images + np.sin(next_angle) * pred_noises
-    mean, variance = np.array(model.normalizer.mean), np.array(model.normalizer.variance)
+    mean, variance = np.array(model.normalizer.mean), np.array(model.normalizer.deviation) ** 2
     return np.clip(mean + pred_images * np.sqrt(variance), 0, 1)
 
 
@@ -414,19 +436,25 @@ class TestGenerate:
         np.testing.assert_allclose(calls, np.array(noise_rates) ** 2, rtol=1e-5)
 
     @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpm_solver_pp", "unipc"])
-    def test_does_not_retrace(self, trained_model, sampler):
+    def test_is_compiled_once(self, trained_model, monkeypatch, sampler):
+        traces = []
+        call = sampling.Step.call
+        monkeypatch.setattr(
+            sampling.Step, "call", lambda *args, **kwargs: traces.append(0) or call(*args, **kwargs)
+        )
+        trained_model.compiled_steps.clear()
         trained_model.generate(2, 2, sampler=sampler)
-        functions = trained_model.make_generate_functions(sampler)
-        traced = [function.experimental_get_tracing_count() for function in functions]
+        assert len(traces) == 2  # the step, and the last one, which only denoises
         for num_images, times, batch_size in [(2, 5, None), (7, [0.3], 3), (1, (0.9, 0.1), 64)]:
             trained_model.generate(num_images, times, sampler=sampler, batch_size=batch_size)
-        assert trained_model.make_generate_functions(sampler) is functions
-        counts = [function.experimental_get_tracing_count() for function in functions]
-        assert counts[0] == traced[0] == 1 and counts[1] <= 1
         # Another schedule is no more than other noise levels.
         trained_model.generate(2, 2, sampler=sampler, schedule=keras_ddim.CosineSchedule(0.1, 0.9))
-        assert len(trained_model.make_generate_functions(sampler)) == 2
-        assert functions[0].experimental_get_tracing_count() == 1
+        assert len(traces) == 2
+
+    def test_compiled_steps_are_forgotten(self, trained_model):
+        for eta in np.linspace(0, 1, 7):
+            trained_model.generate(1, 2, sampler=keras_ddim.DDIM(eta=eta))
+        assert len(trained_model.compiled_steps.steps) == sampling.STEPS_KEPT
 
     def test_seeds(self, trained_model):
         images = trained_model.generate(5, 3, seed=7)
@@ -449,9 +477,7 @@ class TestGenerate:
 
     def test_noise_is_standard_normal(self, make_model):
         model = make_model()
-        model.normalizer.adapt_mean.assign(np.full(3, 0.5))
-        model.normalizer.adapt_variance.assign(np.full(3, 1e-2))
-        model.normalizer.finalize_state()
+        model.normalizer.set_weights([np.full(3, 0.5), np.full(3, 0.1), np.array(1)])
         # An untrained network returns the noise itself, over the signal rate.
         noise = (model.generate(200, [0.0], seed=0) - 0.5) * 10 * 0.95
         assert noise.mean() == pytest.approx(0, abs=0.02)
@@ -523,13 +549,10 @@ class TestGenerate:
     def test_clip(self, make_model, clip):
         """An untrained network leaves all noise in the image; clipped, it stays in range."""
         model = make_model()
-        model.normalizer.adapt_mean.assign(np.full(3, 0.5))
-        model.normalizer.adapt_variance.assign(np.full(3, 0.25))
-        model.normalizer.finalize_state()
+        model.normalizer.set_weights([np.full(3, 0.5), np.full(3, 0.5), np.array(1)])
         noise = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
-        _, denoise = model.make_generate_functions("ddim", clip=clip)
         noisy_images, level = ops.convert_to_tensor(noise.astype("float32")), np.float32(-3)
-        pred_noises, pred_images = denoise(noisy_images, level)
+        pred_noises, pred_images = model.make_denoiser(clip)(noisy_images, level)
         pixels = 0.5 + 0.5 * np.array(pred_images)
         assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6
         inside = np.mean((pixels > 1e-6) & (pixels < 1 - 1e-6))
@@ -628,36 +651,40 @@ class TestConditioningAndPrediction:
         logs = model.evaluate(images, verbose=0, return_dict=True)
         assert logs["loss"] == pytest.approx(logs["i_loss"], rel=1e-3)
 
-    def test_network_is_told_the_timestep(self, make_model, images):
-        told = []
+    def test_network_is_conditioned_on_the_timestep(self, make_model, images):
+        numbers = []
 
         class Network(keras.Model):
             def call(self, inputs, training=False):
-                told.append(np.array(inputs[1])[:, 0, 0, 0])
+                numbers.append(np.array(inputs[1])[:, 0, 0, 0])
                 return 0.0 * inputs[0]
 
         schedule = keras_ddim.schedules.LinearBetaSchedule(4000)
-        for translate in (True, False):
-            conditioning = keras_ddim.conditioning.Timestep(schedule, 4000, translate=translate)
+        other = keras_ddim.schedules.CosineSchedule(0.1, 0.9)
+        for remapped, of in ((True, schedule), (False, other)):
+            conditioning = keras_ddim.conditioning.Timestep(of, 4000)
             model = make_model(schedule=schedule, conditioning=conditioning)
             model.adapt(images)
             model.network = model.ema_network = Network()
             times = keras_ddim.times.timesteps(4, 4000)
-            model.generate(1, times, seed=0)
-            np.testing.assert_allclose([t[0] * 4000 for t in told], [3000, 2000, 1000, 0])
-            told.clear()
+            if remapped:
+                model.generate(1, times, seed=0)
+                np.testing.assert_allclose([t[0] * 4000 for t in numbers], [3000, 2000, 1000, 0])
+                numbers.clear()
             # 0.5 of another schedule's time is not the 2000th timestep's noise level.
-            other = keras_ddim.schedules.CosineSchedule(0.1, 0.9)
             model.generate(1, [0.5], schedule=other, seed=0)
             noise_rate, _ = other.rates(0.5)
-            expected_rate, _ = schedule.rates(told[0] * 4000 / 3999)
-            agrees = np.allclose(noise_rate, expected_rate, atol=1e-3)
-            assert agrees == translate
-            told.clear()
-            # Training draws whole timesteps.
-            model.test_on_batch(images)
-            np.testing.assert_allclose(told[0] * 4000, np.round(told[0] * 4000), atol=2e-3)
-            told.clear()
+            expected_rate, _ = schedule.rates(numbers[0] * 4000 / 3999)
+            assert np.allclose(noise_rate, expected_rate, atol=1e-3) == remapped
+            numbers.clear()
+        # Training draws whole timesteps.
+        model = make_model(
+            schedule=schedule, conditioning=keras_ddim.conditioning.Timestep(schedule)
+        )
+        model.adapt(images)
+        model.network = model.ema_network = Network()
+        model.test_on_batch(images)
+        np.testing.assert_allclose(numbers[0] * 4000, np.round(numbers[0] * 4000), atol=2e-3)
 
     def test_level_that_no_timestep_has(self, make_model, images):
         conditioning = keras_ddim.conditioning.Timestep("linear_beta", 1000)
@@ -701,7 +728,7 @@ def test_summary_names_the_parts(model):
     lines = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
     text = "\n".join(map(str, lines))
-    assert "residual_unet" in text and "ema_residual_unet" in text and "normalization" in text
+    assert "residual_u_net" in text and "ema_residual_u_net" in text and "normalizer" in text
 
 
 def test_gradients_reach_only_the_network(make_model):

@@ -58,7 +58,7 @@ def test_untrained_models(tmp_path, images):
         loaded = keras.saving.load_model(tmp_path / "m.keras")
         assert_equal_weights(model, loaded)
         assert (loaded.ema, loaded.seed, loaded.name) == (0.9, 3, "mine")
-        assert loaded.compiled == compiled and not loaded.is_adapted
+        assert loaded.compiled == compiled and not loaded.normalizer.is_adapted
     assert float(loaded.optimizer.learning_rate) == pytest.approx(1e-2)
     assert loaded.loss == "mse"
     assert np.isfinite(loaded.fit(images, verbose=0).history["loss"]).all()
@@ -84,7 +84,7 @@ def test_weights_files(trained_model, tmp_path):
     fresh = keras_ddim.DiffusionModel(network=tiny_network(seed=9), seed=9)
     fresh.load_weights(tmp_path / "m.weights.h5")
     assert_equal_weights(trained_model, fresh)
-    assert fresh.is_adapted
+    assert fresh.normalizer.is_adapted
     np.testing.assert_allclose(
         fresh.generate(2, 3, seed=0), trained_model.generate(2, 3, seed=0), atol=1e-6
     )
