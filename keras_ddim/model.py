@@ -52,6 +52,15 @@ class Prediction(NamedTuple):
     high: Any
 
 
+def _copy(network: keras.Model) -> keras.Model:
+    """A network of the same layers, whose weights are not yet those of the first."""
+    if type(network) is ResidualUNet:
+        # Made of its arguments. Keras would describe its layers, and, as for all it describes,
+        # import TensorFlow on every backend.
+        return type(network).from_config(network.get_config())
+    return keras.models.clone_model(network)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class DiffusionModel(Generator, ImageTrainer):
     """A diffusion model: `noisy_images = signal_rates * images + noise_rates * noises`, undone.
@@ -150,7 +159,7 @@ class DiffusionModel(Generator, ImageTrainer):
         self.seed = seed
 
         self.network = network
-        self.ema_network = keras.models.clone_model(network)
+        self.ema_network = _copy(network)
         self.ema_network.name = f"ema_{network.name}"
         self.ema_network.set_weights(network.get_weights())
         self.ema_network.trainable = False

@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_ddim import checks, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
+from keras_ddim.parts import Part
 
 BATCH_SIZE = 64
 STEPS_KEPT = 4
@@ -211,7 +212,7 @@ class CompiledSteps:
             make_step: Callable without arguments that makes the step.
             *parts: What tells it from others: Keras-serializable objects, numbers, texts.
         """
-        key = json.dumps([keras.saving.serialize_keras_object(part) for part in parts])
+        key = json.dumps(parts, default=_description)
         step = self.steps.pop(key, None) or make_step()
         self.steps[key] = step
         while len(self.steps) > STEPS_KEPT:
@@ -220,6 +221,13 @@ class CompiledSteps:
 
     def clear(self) -> None:
         self.steps.clear()
+
+
+def _description(part: Any) -> Any:
+    """What tells a part from others. Keras's own description imports TensorFlow on all backends."""
+    if isinstance(part, Part):
+        return [type(part).__module__, type(part).__qualname__, part.get_config()]
+    return keras.saving.serialize_keras_object(part)
 
 
 # Generation
