@@ -9,7 +9,7 @@ one pixel: anti-aliased at any size, without supersampling.
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +51,8 @@ class _Family(NamedTuple):
     """One kind of flower."""
 
     name: str
-    petal: _ColourPairs  # inner and outer colours, one pair for each flower
-    whorls: tuple[_Whorl, ...]
+    petal: _ColourPairs  # inner and outer colours; each flower has one of the pairs
+    whorls: tuple[_Whorl, ...]  # from back to front
     throat: _Pair = (0.0, 1.0)  # where along a petal inner turns into outer colour
     disc: _Pair | None = None  # radius of the disc in radii of the flower
     disc_colours: tuple[_Colour, _Colour] = ((0.12, 0.8, 0.95), (0.09, 0.95, 0.75))  # middle, rim
@@ -62,140 +62,126 @@ class _Family(NamedTuple):
     stem: float = 0.4  # share of flowers seen with a stem
 
 
+def _family(name: str, petal: _ColourPairs, *whorls: _Whorl, **others: Any) -> _Family:
+    return _Family(name, petal, whorls, **others)
+
+
 _leaves = functools.partial(_Whorl, base=0.7, tip=0.9, midrib=0.3, colours="leaf")
-_stamens = functools.partial(_Whorl, colours="stamen")
-_cup = functools.partial(_Whorl, sink=0.75)
 _LEAVES_BEHIND = _leaves((3, 5), (0.9, 1.15), (0.45, 0.7), twist=0.3, odds=0.4)
 
 _FAMILIES = (
-    _Family(
+    _family(
         "daisy",
-        petal=(
+        (
             ((0.14, 0.10, 0.92), (0.12, 0.02, 1.0)),
             ((0.92, 0.45, 0.95), (0.93, 0.15, 1.0)),
             ((0.75, 0.40, 0.85), (0.76, 0.28, 0.98)),
         ),
-        whorls=(
-            _Whorl((13, 21), (1, 1), (0.8, 1.0), 0.5, 0.25, value=0.85),
-            _Whorl((13, 21), (0.88, 0.97), (0.75, 0.95), 0.5, 0.25),
-        ),
+        _Whorl((13, 21), (1, 1), (0.8, 1.0), 0.5, 0.25, value=0.85),
+        _Whorl((13, 21), (0.88, 0.97), (0.75, 0.95), 0.5, 0.25),
         disc=(0.24, 0.34),
         seeds=0.15,
     ),
-    _Family(
+    _family(
         "sunflower",
-        petal=(
+        (
             ((0.09, 0.95, 0.95), (0.14, 0.85, 1.0)),
             ((0.05, 0.95, 0.75), (0.12, 0.90, 1.0)),
         ),
-        whorls=(
-            _Whorl((15, 20), (1, 1), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
-            _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
-        ),
+        _Whorl((15, 20), (1, 1), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
+        _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
         disc=(0.40, 0.52),
         disc_colours=((0.08, 0.75, 0.22), (0.06, 0.85, 0.42)),
         seeds=0.45,
         radius=(0.65, 0.9),
     ),
-    _Family(
+    _family(
         "rose",
-        petal=(
+        (
             ((0.97, 0.95, 0.55), (0.98, 0.85, 0.90)),
             ((0.94, 0.65, 0.80), (0.95, 0.30, 1.0)),
             ((0.09, 0.55, 0.90), (0.11, 0.22, 1.0)),
         ),
-        whorls=(
-            _LEAVES_BEHIND,
-            _Whorl((5, 6), (1, 1), (1.2, 1.3), 0.6, 0.3, 0.3, 0.1),
-            _Whorl((5, 5), (0.78, 0.84), (1.2, 1.3), 0.6, 0.3, 0.5, 0.15),
-            _Whorl((4, 4), (0.56, 0.62), (1.2, 1.3), 0.6, 0.3, 0.7, 0.2, value=0.95),
-            _Whorl((3, 3), (0.34, 0.40), (1.2, 1.3), 0.5, 0.25, 1.5, 0.25, value=0.9),
-            _Whorl((2, 2), (0.17, 0.20), (1.2, 1.3), 0.5, 0.2, 3.0, 0.3, value=0.75),
-        ),
+        _LEAVES_BEHIND,
+        _Whorl((5, 6), (1, 1), (1.2, 1.3), 0.6, 0.3, 0.3, 0.1),
+        _Whorl((5, 5), (0.78, 0.84), (1.2, 1.3), 0.6, 0.3, 0.5, 0.15),
+        _Whorl((4, 4), (0.56, 0.62), (1.2, 1.3), 0.6, 0.3, 0.7, 0.2, value=0.95),
+        _Whorl((3, 3), (0.34, 0.40), (1.2, 1.3), 0.5, 0.25, 1.5, 0.25, value=0.9),
+        _Whorl((2, 2), (0.17, 0.20), (1.2, 1.3), 0.5, 0.2, 3.0, 0.3, value=0.75),
         radius=(0.5, 0.75),
     ),
-    _Family(
+    _family(
         "tulip",
-        petal=(
+        (
             ((0.14, 0.85, 0.95), (0.99, 0.88, 0.90)),
             ((0.93, 0.50, 0.90), (0.92, 0.25, 1.0)),
             ((0.10, 0.90, 0.95), (0.14, 0.75, 1.0)),
             ((0.80, 0.60, 0.45), (0.79, 0.50, 0.75)),
         ),
-        whorls=(
-            _leaves((2, 2), (1.4, 1.6), (0.20, 0.26), fan=(0.8, 1.2), sink=1.9, shadow=0.2),
-            _cup((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5)),
-            _cup((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0)),
-            _cup((1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0)),
+        _leaves((2, 2), (1.4, 1.6), (0.20, 0.26), fan=(0.8, 1.2), sink=1.9, shadow=0.2),
+        _Whorl((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75),
+        _Whorl((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75),
+        _Whorl(
+            (1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0), sink=0.75
         ),
         radius=(0.42, 0.6),
         tilt=0.1,
         stem=1.0,
     ),
-    _Family(
+    _family(
         "poppy",
-        petal=(
+        (
             ((0.00, 0.60, 0.12), (0.01, 0.93, 0.93)),
             ((0.95, 0.80, 0.25), (0.04, 0.85, 1.0)),
             ((0.13, 0.80, 0.90), (0.08, 0.85, 1.0)),
         ),
+        _Whorl((2, 3), (1, 1), (0.9, 1.0), 0.55, 0.3, value=0.85, turn=(0, 0)),
+        _Whorl((2, 3), (0.95, 1.0), (0.85, 0.95), 0.55, 0.3, turn=(0.4, 0.6)),
+        _Whorl((12, 16), (0.30, 0.36), (0.5, 0.7), 3.0, 0.4, colours="stamen", shadow=0.15),
         throat=(0.2, 0.45),
-        whorls=(
-            _Whorl((2, 3), (1, 1), (0.9, 1.0), 0.55, 0.3, value=0.85, turn=(0, 0)),
-            _Whorl((2, 3), (0.95, 1.0), (0.85, 0.95), 0.55, 0.3, turn=(0.4, 0.6)),
-            _stamens((12, 16), (0.30, 0.36), (0.5, 0.7), 3.0, 0.4, shadow=0.15),
-        ),
         disc=(0.10, 0.16),
         disc_colours=((0.25, 0.45, 0.65), (0.28, 0.55, 0.35)),
         seeds=0.2,
     ),
-    _Family(
+    _family(
         "forget-me-not",
-        petal=(
+        (
             ((0.60, 0.10, 1.0), (0.60, 0.65, 0.95)),
             ((0.62, 0.20, 1.0), (0.66, 0.70, 0.85)),
             ((0.88, 0.10, 1.0), (0.86, 0.38, 0.98)),
         ),
+        _LEAVES_BEHIND,
+        _Whorl((5, 5), (1, 1), (0.88, 1.05), 0.9, 0.35, midrib=0.1),
         throat=(0.25, 0.45),
-        whorls=(
-            _LEAVES_BEHIND,
-            _Whorl((5, 5), (1, 1), (0.88, 1.05), 0.9, 0.35, midrib=0.1),
-        ),
         disc=(0.14, 0.2),
         disc_colours=((0.10, 0.9, 0.65), (0.14, 0.85, 1.0)),
         radius=(0.5, 0.75),
     ),
-    _Family(
+    _family(
         "lily",
-        petal=(
+        (
             ((0.20, 0.55, 0.80), (0.94, 0.45, 0.98)),
             ((0.17, 0.55, 0.85), (0.15, 0.06, 1.0)),
             ((0.12, 0.85, 0.95), (0.05, 0.85, 1.0)),
         ),
+        _Whorl((3, 3), (1, 1), (0.42, 0.50), 0.8, 0.8, 0.15, turn=(0, 0), value=0.85, midrib=0.3),
+        _Whorl((3, 3), (0.95, 1.0), (0.46, 0.56), 0.8, 0.8, 0.15, turn=(0.5, 0.5), midrib=0.3),
+        _Whorl((6, 6), (0.45, 0.55), (0.14, 0.18), 4.0, 0.25, 0.2, colours="stamen", shadow=0.2),
         throat=(0.05, 0.6),
-        whorls=(
-            _Whorl(
-                (3, 3), (1, 1), (0.42, 0.50), 0.8, 0.8, 0.15, turn=(0, 0), value=0.85, midrib=0.3
-            ),
-            _Whorl((3, 3), (0.95, 1.0), (0.46, 0.56), 0.8, 0.8, 0.15, turn=(0.5, 0.5), midrib=0.3),
-            _stamens((6, 6), (0.45, 0.55), (0.14, 0.18), 4.0, 0.25, 0.2, shadow=0.2),
-        ),
         radius=(0.65, 0.9),
     ),
-    _Family(
+    _family(
         "dahlia",
-        petal=(
+        (
             ((0.88, 0.85, 0.50), (0.87, 0.55, 0.92)),
             ((0.03, 0.95, 0.65), (0.07, 0.80, 1.0)),
             ((0.76, 0.80, 0.40), (0.78, 0.50, 0.85)),
             ((0.96, 0.35, 0.90), (0.10, 0.08, 1.0)),
         ),
-        whorls=(
-            _Whorl((10, 12), (1, 1), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
-            _Whorl((10, 11), (0.76, 0.80), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.93),
-            _Whorl((8, 9), (0.52, 0.56), (1.0, 1.2), 0.5, 0.5, 0.3),
-            _Whorl((5, 6), (0.28, 0.32), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
-        ),
+        _Whorl((10, 12), (1, 1), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
+        _Whorl((10, 11), (0.76, 0.80), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.93),
+        _Whorl((8, 9), (0.52, 0.56), (1.0, 1.2), 0.5, 0.5, 0.3),
+        _Whorl((5, 6), (0.28, 0.32), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
         radius=(0.6, 0.85),
     ),
 )

@@ -28,8 +28,8 @@ def load_images(
 
     Args:
         source: Where the images come from:
-            - `"flowers"`, the default: pictures drawn by `keras_ddim.draw_flowers`, their
-              family as label. They need no download. (A folder of that name is `"./flowers"`.)
+            - `"flowers"`, the default: pictures drawn by `keras_ddim.draw_flowers`, labelled with
+              their family. They need no download. (A folder of that name is `"./flowers"`.)
             - a path: a folder of PNG, JPEG, GIF (the first frame), BMP or WebP files; its
               sub-folders are the classes. Unreadable files are skipped with one warning.
             - any other string: a name in TensorFlow Datasets, such as `"oxford_flowers102"`.
@@ -48,11 +48,11 @@ def load_images(
         fit: How images of another shape are fitted. `"crop"`, the default, cuts the largest part
             of the right shape out of the middle and resizes it. `"pad"` shrinks what is too large
             and centres it on black (transparent with `channels=4`); it enlarges nothing.
-        repetitions: How often each training image comes in an epoch. Defaults to 1.
+        repetitions: How often each training image is seen in an epoch. Defaults to 1.
         flip: Whether to mirror every other training image, at random. Defaults to `False`.
         cache: Where images of a folder or of TensorFlow Datasets are kept once decoded and
             resized: `True`, the default, for memory; a path for files that begin with it, which
-            another run with the same settings takes up; `False` to decode them in every epoch.
+            later runs with the same settings read; `False` to decode them in every epoch.
         shuffle: Whether to shuffle the training images anew in each epoch. Defaults to `True`.
         seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
             `None`, the default, only shuffling and flipping differ between runs, so that a run
@@ -71,6 +71,7 @@ def load_images(
     Raises:
         ValueError: If an argument is out of its range, or the source has no readable image.
         FileNotFoundError: If a folder does not exist.
+        ImportError: If TensorFlow is not installed.
 
     Example:
 
@@ -96,13 +97,8 @@ def load_images(
             "`validation_split` must be None or a number of at least 0 and below 1. "
             f"Received: validation_split={validation_split!r}"
         )
-    try:
-        import tensorflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
-        ) from error
-    # Not at the top of the file, as they import TensorFlow and the reader of their source.
+    _require_tensorflow()
+    # Not at the top of the file: these modules import TensorFlow and what reads their source.
     from keras_ddim.data import arrays, pipeline
 
     options = pipeline.Options(
@@ -141,6 +137,15 @@ def load_images(
         return train_dataset, None
     batches = validation.read(validation.items, batch_size)
     return train_dataset, pipeline.finish(batches, labels, class_names)
+
+
+def _require_tensorflow() -> None:
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
+        ) from error
 
 
 def _is_path(source: str) -> bool:

@@ -118,7 +118,7 @@ def _recolour(images: tf.Tensor, channels: int | None) -> tf.Tensor:
 def store(elements: tf.data.Dataset, options: Options, *settings: Any) -> tuple[np.ndarray, ...]:
     """Reads all elements (image, label) into two arrays, in memory or in a file.
 
-    The file's name depends on the settings; if there is one, it is taken as it is.
+    The name of the file depends on the settings; a file that exists is only read.
     """
     count, shape = int(elements.cardinality()), tuple(elements.element_spec[0].shape)
     kind = np.dtype([("image", np.uint8, shape), ("label", np.int64)])
