@@ -18,9 +18,8 @@ from keras_ddim import (
     schedules,
     times,
 )
-from keras_ddim.data import load_images
+from keras_ddim.data import draw_flowers, load_images
 from keras_ddim.denoisers import GaussianDenoiser
-from keras_ddim.flowers import draw_flowers
 from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ResidualUNet, SinusoidalEmbedding

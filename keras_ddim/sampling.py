@@ -98,7 +98,10 @@ def sample(
     """
     if state is None:
         state = step.sampler.init(noisy_images)
-    levels = ops.unstack(ops.convert_to_tensor(levels))
+    if ops.is_tensor(levels):
+        levels = ops.unstack(levels)
+    else:  # JAX would compile the unstacking of each length
+        levels = [ops.convert_to_tensor(level) for level in np.asarray(levels)]
     for log_snr, next_log_snr in itertools.pairwise([*levels, None]):
         inputs = dict(per_image)
         if next_log_snr is not None:

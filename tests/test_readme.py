@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 import keras_ddim
-from keras_ddim import cli, encoders, flowers, plots
+from keras_ddim import cli, encoders, plots
+from keras_ddim.data import flowers
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
