@@ -39,8 +39,9 @@ def test_components_add_up_to_the_noisy_images(network, noisy_images, prediction
     variance = 1 / (1 + np.exp(log_snr))
     mixed = np.sqrt(1 - variance) * images + np.sqrt(variance) * noises
     np.testing.assert_allclose(mixed, noisy_images, atol=1e-4)
-    level = np.full((4, 1, 1, 1), variance, "float32")
-    (prediction,) = numpy([network([noisy_images, level])])
+    # The embedding's frequency of 1,000 shows the last digit.
+    level = ops.broadcast_to(ops.sigmoid(ops.convert_to_tensor(-log_snr)), (4, 1, 1, 1))
+    (prediction,) = numpy([network([ops.convert_to_tensor(noisy_images), level])])
     if prediction_type == "velocity":
         expected = np.sqrt(1 - variance) * noises - np.sqrt(variance) * images
     else:

@@ -34,7 +34,7 @@ def test_a_network_of_ones_own():
 
 def test_images_have_the_distribution_of_the_data():
     levels = np.linspace(-9.0, 9.0, 60).astype("float32")
-    images = generate(4000, "ddpm", levels, batch_size=4000)
+    images = generate(4000, "unipc", levels, batch_size=4000)
     np.testing.assert_allclose(images.mean(axis=0), np.full((2, 2, 1), 0.3), atol=0.1)
     np.testing.assert_allclose(images.var(axis=0).ravel(), [1.0, 0.5, 0.1, 2.0], rtol=0.15)
 
