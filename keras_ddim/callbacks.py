@@ -147,3 +147,89 @@ class SaveHistory(keras.callbacks.Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+# Image metrics
+
+from collections.abc import Sequence  # noqa: E402
+from typing import Any  # noqa: E402
+
+from keras_ddim.metrics import ImageMetric, update  # noqa: E402
+from keras_ddim.sampling import check_generate_options  # noqa: E402
+
+
+class ImageMetrics(keras.callbacks.Callback):
+    """Generates images after each epoch, compares them with real ones, and logs the metrics.
+
+    The results join the epoch's logs, as `val_kid` for `KID()`. It must stand before the callbacks
+    that are to see them, such as `ModelCheckpoint`, `EarlyStopping` and `SaveHistory`; the history
+    that `fit` returns has them in any case. The features of the real images are computed once for
+    each `fit`.
+
+    Args:
+        metrics: List of `keras_ddim.metrics.ImageMetric`s, each with a `name` of its own.
+        real_images: Images to compare with: anything finite that `fit` takes, labels are ignored.
+        num_images: Number of images generated. Defaults to None: as many as there are real ones.
+        every: Number of epochs from measurement to measurement; in between, the logs have none.
+            Defaults to 1.
+        prefix: What the metrics' names are preceded by. Defaults to "val_".
+        **generate_options: Keyword arguments of `DiffusionModel.generate`; by default
+            `diffusion_times=5, seed=0, verbose=0`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    ```python
+    encoder = keras_ddim.encoders.train_classifier(labelled_images)
+    measure = keras_ddim.callbacks.ImageMetrics([keras_ddim.KID(encoder)], val_images)
+    best = keras.callbacks.ModelCheckpoint(
+        "best.keras", monitor="val_kid", mode="min", save_best_only=True
+    )
+    model.fit(train_images, epochs=10, callbacks=[measure, best])
+    ```
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[ImageMetric],
+        real_images: Any,
+        num_images: int | None = None,
+        every: int = 1,
+        prefix: str = "val_",
+        **generate_options: Any,
+    ) -> None:
+        super().__init__()
+        self.metrics = list(metrics) if isinstance(metrics, (list, tuple)) else []
+        names = {metric.name for metric in self.metrics if isinstance(metric, ImageMetric)}
+        if not names or len(names) < len(self.metrics):
+            raise ValueError(
+                "`metrics` must be a list of `keras_ddim.metrics.ImageMetric`s, each with a `name` "
+                f"of its own, such as [keras_ddim.KID()]. Received: metrics={metrics!r}"
+            )
+        self.real_images = real_images
+        self.num_images = (
+            None if num_images is None else checks.check_count("num_images", num_images)
+        )
+        self.every = checks.check_count("every", every)
+        self.prefix = prefix
+        defaults = {"diffusion_times": 5, "seed": 0, "verbose": 0}
+        self.generate_options = {**defaults, **check_generate_options(generate_options)}
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        for metric in self.metrics:
+            metric.reset_state()
+        for batch in checks.batches(self.real_images):
+            update(self.metrics, checks.images_of(batch), None)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if (epoch + 1) % self.every:
+            return
+        for metric in self.metrics:
+            metric.reset_state(keep_real=True)
+        num_images = self.num_images or self.metrics[0].real.count
+        generated = self.model.generate(num_images, **self.generate_options)
+        update(self.metrics, None, generated)
+        if logs is not None:
+            logs.update({self.prefix + metric.name: metric.result() for metric in self.metrics})
