@@ -1,7 +1,6 @@
 """Callbacks: pictures of the progress of training, and files that outlive its interruption."""
 
 import csv
-import os
 import pathlib
 import sys
 from typing import Any
@@ -10,8 +9,10 @@ import keras
 import numpy as np
 
 from keras_ddim import checks, plots
-from keras_ddim.files import check_suffix, write_whole
+from keras_ddim.files import Path, check_suffix, write_whole
 from keras_ddim.sampling import check_generate_options
+
+Logs = dict[str, Any] | None
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -44,7 +45,7 @@ class SampleGrid(keras.callbacks.Callback):
     def __init__(
         self,
         num_images: int = 16,
-        path: str | os.PathLike[str] | None = "samples/epoch_{epoch:03d}.png",
+        path: Path | None = "samples/epoch_{epoch:03d}.png",
         every: int = 1,
         columns: int | None = None,
         **generate_options: Any,
@@ -59,28 +60,28 @@ class SampleGrid(keras.callbacks.Callback):
             options["seed"] = int(np.random.default_rng().integers(2**31))
         self.generate_options = check_generate_options(options)
         if path is not None:
-            # A faulty path is an error now, not after an epoch.
-            check_suffix(self._path_after(epochs=1), plots.FORMATS)
+            try:  # now, not after an epoch
+                check_suffix(str(path).format(epoch=1), plots.FORMATS)
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"`path` must end in {' or '.join(plots.FORMATS)} and may hold `{{epoch}}` or "
+                    f"a form of it such as `{{epoch:03d}}`. Received: path={path}"
+                ) from error
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        epochs = epoch + 1
-        if epochs % self.every:
+    def on_train_begin(self, logs: Logs = None) -> None:
+        # Refuses images that cannot be drawn.
+        plots.image_grid(np.zeros((1, *self.model.image_shape)))
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if (epoch + 1) % self.every:
             return
         images = self.model.generate(self.num_images, **self.generate_options)
-        figure = plots.plot_images(images, self.columns, self._path_after(epochs))
+        path = None if self.path is None else self.path.format(epoch=epoch + 1)
+        figure = plots.plot_images(images, self.columns, path)
         if figure is not None and "IPython" in sys.modules:
             from IPython.display import display
 
             display(figure)
-
-    def _path_after(self, epochs: int) -> str | None:
-        try:
-            return None if self.path is None else self.path.format(epoch=epochs)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                "`path` must be a file name in which `{epoch}` or a form of it such as "
-                f"`{{epoch:03d}}` may stand. Received: path={self.path!r}"
-            ) from error
 
 
 class SaveModel(keras.callbacks.Callback):
@@ -102,12 +103,12 @@ class SaveModel(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         check_suffix(path, [".keras"])
         self.path = path
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with write_whole(self.path) as temporary_path:
             self.model.save(temporary_path)
 
@@ -130,16 +131,16 @@ class SaveHistory(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+    def __init__(self, path: Path, append: bool = False) -> None:
         super().__init__()
         self.path = pathlib.Path(path)
         self.append = append
         self.rows: list[dict[str, Any]] = []
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.rows = plots.read_history(self.path) if self.append and self.path.exists() else []
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.rows.append({"epoch": epoch + 1, **(logs or {})})
         # Validation need not take place each epoch: later rows may have columns the first lacks.
         columns = list(dict.fromkeys(name for row in self.rows for name in row))

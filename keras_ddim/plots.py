@@ -1,8 +1,7 @@
-"""Pictures: grids and rows of images, animations, training curves, schedules.
+"""Pictures of arrays: grids and rows of images, animations, training curves, schedules.
 
-Arrays go in. Every `plot_...` function writes a file if it is given a `path`, and returns a
-`matplotlib.figure.Figure` otherwise, which shows itself as the last value of a notebook cell. None
-of them needs a display or touches the state of `matplotlib.pyplot`.
+A `plot_...` function writes a file if it is given a `path`, else returns a figure, which shows
+itself as the last value of a notebook cell. None needs a display or touches the state of `pyplot`.
 """
 
 import csv
@@ -16,27 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_ddim import checks, schedules
-from keras_ddim.files import check_suffix, write_whole
+from keras_ddim.files import Path, check_suffix, write_whole
 
-if TYPE_CHECKING:  # imported when used: they take a while
+if TYPE_CHECKING:  # else imported when used
     import PIL.Image
     from matplotlib.figure import Figure
 
-Path = str | os.PathLike[str]
-
-# Small images are enlarged to whole multiples, up to these sizes in pixels.
-GRID_PIXELS = 1024
-IMAGE_PIXELS = 256
-PIXELS_PER_INCH = 100
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
-
-ANIMATION_PIXELS = 384
-# Browsers show frames that ask for less for a tenth of a second.
-SHORTEST_FRAME = 0.02
-LAST_FRAME = 1.5
-
-
-# Images
+# Small images are enlarged to whole multiples, up to these sizes.
+GRID_PIXELS, IMAGE_PIXELS, ANIMATION_PIXELS = 1024, 256, 384
+PIXELS_PER_INCH = 100
+# In seconds. Browsers show frames that ask for less for a tenth of a second.
+SHORTEST_FRAME, LAST_FRAME = 0.02, 1.5
 
 
 def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -58,14 +48,12 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     >>> image_grid(np.zeros((10, 32, 32, 3)), columns=5).shape
     (70, 172, 3)
     """
-    images = _check_images(images)
+    images, columns = _check_images(images), _check_columns(columns, len(images))
     num_images, height, width, channels = images.shape
-    columns = _check_columns(columns, num_images)
     margin = max(1, min(height, width) // 16)
-    rows = math.ceil(num_images / columns)
-    size = (margin + rows * (height + margin), margin + columns * (width + margin))
+    size = math.ceil(num_images / columns) * (height + margin), columns * (width + margin)
     background = [1.0, 1.0, 1.0, 0.0] if channels == 4 else 1.0
-    grid = np.full((*size, channels), background, "float32")
+    grid = np.full((size[0] + margin, size[1] + margin, channels), background, "float32")
     for index, image in enumerate(images):
         top = margin + index // columns * (height + margin)
         left = margin + index % columns * (width + margin)
@@ -77,8 +65,7 @@ def save_image(image: np.ndarray, path: Path) -> None:
     """Writes one image as PNG, pixel by pixel.
 
     Args:
-        image: Array (height, width, channels) with 1, 3 or 4 channels, or (height, width):
-            floats in [0, 1] or integers in 0..255.
+        image: Array (height, width, channels) or (height, width), as in `image_grid`.
         path: Path of the file, ending in ".png".
 
     Raises:
@@ -102,15 +89,15 @@ def plot_images(
     columns: int | None = None,
     path: Path | None = None,
     *,
-    row_labels: Sequence[str] | None = None,
+    row_labels: Sequence[str] = (),
 ) -> "Figure | None":
     """A grid of images, small ones enlarged so that their pixels can be seen.
 
     Args:
-        images: Images as in `image_grid`.
-        columns: Number of images side by side. Defaults to None: as square as it gets.
+        images: As in `image_grid`.
+        columns: As in `image_grid`.
         path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
-        row_labels: One text for each row, left of it. Defaults to None.
+        row_labels: One text for each row, left of it. Defaults to none.
 
     Returns:
         A `matplotlib.figure.Figure`, or None if `path` is given.
@@ -126,25 +113,23 @@ def plot_images(
     """
     images, columns = _check_images(images), _check_columns(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    if row_labels is not None and len(row_labels) != rows:
+    if len(row_labels) not in (0, rows):
         raise ValueError(
-            f"`row_labels` must hold one label for each of the {rows} rows. "
-            f"Received: row_labels={row_labels!r}"
+            f"`row_labels` must be as many as rows, {rows}. Received: row_labels={row_labels!r}"
         )
     grid = image_grid(images, columns)
     factor = min(GRID_PIXELS // max(grid.shape[:2]), IMAGE_PIXELS // max(images.shape[1:3]))
     grid = grid.repeat(max(factor, 1), axis=0).repeat(max(factor, 1), axis=1)
-    if row_labels is None and path is not None and pathlib.Path(path).suffix == ".png":
-        save_image(grid, path)
+    if path is not None and not row_labels and pathlib.Path(path).suffix == ".png":
+        save_image(grid, path)  # pixel by pixel
         return None
     height, width, channels = grid.shape
     figure = _new_figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH))
-    axes = figure.add_axes((0, 0, 1, 1))
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[])
     axes.imshow(grid.repeat(3, axis=-1) if channels == 1 else grid, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks((np.arange(rows) + 0.5) * height / rows, row_labels or [""] * rows)
+    places = (np.arange(len(row_labels)) + 0.5) * height / rows
+    axes.set_yticks(places, row_labels)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     return _finish(figure, path)
 
 
@@ -169,15 +154,12 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in samplers})
     ```
     """
-    checked = [_check_images(images) for images in rows.values()]
-    if len({images.shape for images in checked}) != 1:
-        shapes = {label: images.shape for label, images in zip(rows, checked)}
-        raise ValueError(
-            "`rows` must be a dictionary from labels to images, equally many and of one shape in "
-            f"each row. Received: rows of shapes {shapes}"
-        )
-    labels = [str(label) for label in rows]
-    return plot_images(np.concatenate(checked), len(checked[0]), path, row_labels=labels)
+    checked = {str(label): _check_images(images) for label, images in rows.items()}
+    shapes = {label: images.shape for label, images in checked.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"`rows` must hold images of one shape. Received: rows of shapes {shapes}")
+    images = np.concatenate(list(checked.values()))
+    return plot_images(images, len(images) // len(rows), path, row_labels=list(checked))
 
 
 def times_label(diffusion_times: int | Sequence[float]) -> str:
@@ -188,9 +170,6 @@ def times_label(diffusion_times: int | Sequence[float]) -> str:
     if len(times) > 6:
         times = [*times[:3], "…", f"{times[-1]} ({len(times)} times)"]
     return ", ".join(times)
-
-
-# Animations
 
 
 def animate(
@@ -212,9 +191,9 @@ def animate(
             or 4 channels. Transparent images are laid on white.
         pred_images: Another of this shape.
         path: Path of the file, ending in ".gif".
-        columns: Number of images side by side. Defaults to None: as square as it gets.
+        columns: As in `image_grid`.
         seconds: Number of seconds from the first step to the last, in (0, 600]. Many steps take
-            longer, if a frame would otherwise be shown for less than 0.02 seconds. Defaults to 4.
+            longer, as each is shown for at least 0.02 seconds. Defaults to 4.
         scale: Number of pixels, across and down, that each pixel of an image becomes. Noise does
             not compress: the file grows with its square. Defaults to None: as many as fit into
             384 on either side.
@@ -241,8 +220,7 @@ def animate(
         )
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
         raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
-    if scale is not None:
-        checks.check_count("scale", scale)
+    scale = scale if scale is None else checks.check_count("scale", scale)
     frames = [
         _animation_frame(image_grid(left, columns), image_grid(right, columns), scale)
         for left, right in (*zip(noisy_images, pred_images), (pred_images[-1], pred_images[-1]))
@@ -278,9 +256,6 @@ def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> 
     return frame.resize((frame.width * scale, frame.height * scale), PIL.Image.Resampling.NEAREST)
 
 
-# Curves
-
-
 def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
     """The training history: loss on the noises and on the images, in training and validation.
 
@@ -302,8 +277,6 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
     plot_history(history, path="history.png")
     ```
     """
-    from matplotlib.ticker import MaxNLocator
-
     columns = _history_columns(history)
     titles = {"n_loss": "loss on the noises", "i_loss": "loss on the images"}
     titles = {name: title for name, title in titles.items() if name in columns}
@@ -318,7 +291,7 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
                 epochs = columns.get("epoch", range(1, len(columns[key]) + 1))
                 axes.plot(epochs, columns[key], label=label, marker="o", markersize=3)
         axes.set(title=f"{title} ({name})", xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
     return _finish(figure, path)
 
@@ -373,9 +346,6 @@ def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | N
     return _finish(figure, path)
 
 
-# Figures
-
-
 def _new_figure(**kwargs: Any) -> "Figure":
     """A figure that shows itself in notebooks, which know only those of `pyplot` by themselves."""
     from matplotlib.figure import Figure
@@ -408,9 +378,6 @@ def _finish(figure: "Figure", path: Path | None) -> "Figure | None":
     with write_whole(path) as temporary_path:
         figure.savefig(temporary_path)
     return None
-
-
-# Checks
 
 
 def _check_images(images: np.ndarray) -> np.ndarray:

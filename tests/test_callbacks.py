@@ -3,6 +3,7 @@ import os
 import sys
 import types
 
+import IPython.display
 import keras
 import numpy as np
 import PIL.Image
@@ -81,9 +82,7 @@ def test_options_are_those_of_generate(model, images, monkeypatch):
 
 def test_grids_are_shown_where_there_is_no_path(model, images, monkeypatch):
     shown = []
-    for name in ("IPython", "IPython.display"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["IPython.display"].display = shown.append
+    monkeypatch.setattr(IPython.display, "display", shown.append)
     fit(model, images, callbacks=[callbacks.SampleGrid(num_images=2, diffusion_times=1, path=None)])
     assert len(shown) == 2
     assert shown[0]._repr_png_().startswith(b"\x89PNG")
@@ -112,6 +111,13 @@ def test_showing_outside_of_a_notebook_is_no_error(model, images, monkeypatch):
 def test_wrong_arguments_are_errors_before_training(argument, value):
     with pytest.raises(ValueError, match=argument):
         callbacks.SampleGrid(**{argument: value})
+
+
+def test_images_that_cannot_be_drawn_are_refused_before_training():
+    grid = callbacks.SampleGrid()
+    grid.set_model(types.SimpleNamespace(image_shape=(8, 8, 2)))
+    with pytest.raises(ValueError, match="1, 3 or 4 channels"):
+        grid.on_train_begin()
 
 
 # SaveModel

@@ -454,14 +454,19 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
 
 
 def test_help_and_version(capsys):
-    for arguments in (
-        ["--help"],
-        ["train", "--help"],
-        ["generate", "--help"],
-        ["evaluate", "--help"],
+    for arguments, default in (
+        ([], ""),
+        (
+            ["train"],
+            "--times TIMES [TIMES ...] of the rows of times.png "
+            "(default: 1 3 5 1.0,0.8,0.5,0.2 20 50)",
+        ),
+        (["generate"], "(default: generated.png)"),
+        (["evaluate"], "(default: classifier)"),
     ):
-        assert cli.main(arguments) == 0
-        assert "examples:" in capsys.readouterr().out
+        assert cli.main([*arguments, "--help"]) == 0
+        output = capsys.readouterr().out
+        assert "examples:" in output and default in " ".join(output.split())
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == keras_ddim.__version__
 

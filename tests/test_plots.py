@@ -113,7 +113,7 @@ def test_labels_stand_left_of_the_grid(tmp_path):
 
 
 def test_wrong_number_of_labels(pictures):
-    with pytest.raises(ValueError, match="3 rows"):
+    with pytest.raises(ValueError, match="as many as rows, 3"):
         plots.plot_images(pictures, 2, row_labels=["one"])
 
 

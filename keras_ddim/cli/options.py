@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=raw, argument_default=argparse.SUPPRESS, **kwargs)
         self.defaults: dict[str, Any] = {}
-        self.section("options")
+        self.group: Any = self
 
     def section(self, title: str) -> None:
         """Begins a section of the help."""

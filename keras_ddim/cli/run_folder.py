@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_ddim import DiffusionModel, plots
+from keras_ddim.files import Path
 
 MODEL, HISTORY, SETTINGS = "model.keras", "history.csv", "settings.json"
 
@@ -26,7 +27,7 @@ def count_epochs(folder: pathlib.Path) -> int:
     return int(rows[-1]["epoch"]) if rows else 0
 
 
-def load_model(path: str | pathlib.Path, compile: bool = True) -> DiffusionModel:
+def load_model(path: Path, compile: bool = True) -> DiffusionModel:
     """The `DiffusionModel` saved at `path`."""
     if not pathlib.Path(path).is_file():
         raise ValueError(f"there is no file {path}")
