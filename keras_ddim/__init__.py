@@ -1,10 +1,5 @@
 """Diffusion models for Keras: train once, generate along any list of diffusion times."""
 
-from keras_ddim.quiet import quietly
-
-with quietly():
-    import keras  # noqa: F401  (brings TensorFlow, which talks on import)
-
 from keras_ddim import (
     callbacks,
     conditioning,

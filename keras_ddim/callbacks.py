@@ -1,13 +1,18 @@
-"""Callbacks: what people watch while a model trains, and what stays when they stop it."""
+"""Callbacks: pictures of the progress of training, and files that outlive its interruption."""
 
 import csv
 import pathlib
+import sys
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ddim import checks, plots
-from keras_ddim.files import check_suffix, write_whole
+from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.sampling import check_generate_options
+
+Logs = dict[str, Any] | None
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -18,13 +23,13 @@ class SampleGrid(keras.callbacks.Callback):
 
     Args:
         num_images: Number of images. Defaults to 16.
-        diffusion_times: As in `DiffusionModel.generate`. Defaults to 20.
         path: File to write, with `{epoch}` standing for the number of epochs done; without it,
             each picture replaces the one before. Defaults to "samples/epoch_{epoch:03d}.png".
-            None shows the pictures instead, in a notebook or a window.
+            None shows the pictures below the cell of a notebook instead.
         every: Number of epochs from picture to picture. Defaults to 1.
-        seed: Seed of the noise. Defaults to 0; None is a random one, drawn once.
         columns: Number of images side by side. Defaults to None: as square as it gets.
+        **generate_options: Keyword arguments of `DiffusionModel.generate`. `seed` defaults to 0;
+            None is a random one, drawn once. `verbose` defaults to 0.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -32,51 +37,51 @@ class SampleGrid(keras.callbacks.Callback):
     Example:
 
     ```python
-    model.fit(images, epochs=10, callbacks=[keras_ddim.callbacks.SampleGrid(path=None)])
+    grids = keras_ddim.callbacks.SampleGrid(diffusion_times=5, sampler="unipc")
+    model.fit(images, epochs=10, callbacks=[grids])
     ```
     """
 
     def __init__(
         self,
-        num_images=16,
-        diffusion_times=20,
-        path="samples/epoch_{epoch:03d}.png",
-        every=1,
-        seed=0,
-        columns=None,
-    ):
+        num_images: int = 16,
+        path: Path | None = "samples/epoch_{epoch:03d}.png",
+        every: int = 1,
+        columns: int | None = None,
+        **generate_options: Any,
+    ) -> None:
         super().__init__()
-        checks.check_diffusion_times(diffusion_times)
         self.num_images = checks.check_count("num_images", num_images)
-        self.diffusion_times = diffusion_times
         self.path = None if path is None else str(path)
         self.every = checks.check_count("every", every)
         self.columns = columns if columns is None else checks.check_count("columns", columns)
-        seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        self.seed = checks.check_seed(seed)
+        options = {"seed": 0, "verbose": 0, **generate_options}
+        if options["seed"] is None:
+            options["seed"] = int(np.random.default_rng().integers(2**31))
+        self.generate_options = check_generate_options(options)
         if path is not None:
-            # A faulty path is an error now, not after an epoch.
-            check_suffix(self._path_after(epochs=1), plots.FORMATS)
+            try:  # now, not after an epoch
+                check_suffix(str(path).format(epoch=1), plots.FORMATS)
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"`path` must end in {' or '.join(plots.FORMATS)} and may hold `{{epoch}}` or "
+                    f"a form of it such as `{{epoch:03d}}`. Received: path={path}"
+                ) from error
 
-    def on_epoch_end(self, epoch, logs=None):
-        epochs = epoch + 1
-        if epochs % self.every:
+    def on_train_begin(self, logs: Logs = None) -> None:
+        # Refuses images that cannot be drawn.
+        plots.image_grid(np.zeros((1, *self.model.image_shape)))
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if (epoch + 1) % self.every:
             return
-        images = self.model.generate(
-            self.num_images, self.diffusion_times, seed=self.seed, verbose=0
-        )
-        figure = plots.plot_images(images, self.columns, self._path_after(epochs))
-        if figure is not None:
-            plots.show(figure)
+        images = self.model.generate(self.num_images, **self.generate_options)
+        path = None if self.path is None else self.path.format(epoch=epoch + 1)
+        figure = plots.plot_images(images, self.columns, path)
+        if figure is not None and "IPython" in sys.modules:
+            from IPython.display import display
 
-    def _path_after(self, epochs):
-        try:
-            return None if self.path is None else self.path.format(epoch=epochs)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                "`path` must be a file name in which `{epoch}` or a form of it such as "
-                f"`{{epoch:03d}}` may stand. Received: path={self.path!r}"
-            ) from error
+            display(figure)
 
 
 class SaveModel(keras.callbacks.Callback):
@@ -98,13 +103,12 @@ class SaveModel(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        if pathlib.Path(path).suffix != ".keras":
-            raise ValueError(f"`path` must end in .keras. Received: path={path}")
+        check_suffix(path, [".keras"])
         self.path = path
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with write_whole(self.path) as temporary_path:
             self.model.save(temporary_path)
 
@@ -127,16 +131,16 @@ class SaveHistory(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, path, append=False):
+    def __init__(self, path: Path, append: bool = False) -> None:
         super().__init__()
         self.path = pathlib.Path(path)
         self.append = append
-        self.rows = []
+        self.rows: list[dict[str, Any]] = []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.rows = plots.read_history(self.path) if self.append and self.path.exists() else []
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.rows.append({"epoch": epoch + 1, **(logs or {})})
         # Validation need not take place each epoch: later rows may have columns the first lacks.
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -155,7 +159,6 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 from keras_ddim.metrics import ImageMetric, update  # noqa: E402
-from keras_ddim.sampling import check_generate_options  # noqa: E402
 
 
 class ImageMetrics(keras.callbacks.Callback):

@@ -156,9 +156,9 @@ def test_serialization(network, noisy_images):
 
 
 def test_errors(network):
-    with pytest.raises(ValueError, match="`prediction_type` must be one of .*Received.*'score'"):
+    with pytest.raises(ValueError, match=r"`prediction_type` must be one of .*Received.*'score'"):
         NetworkDenoiser(network, prediction_type="score")
-    with pytest.raises(ValueError, match="`conditioning` must be .*Received.*'time'"):
+    with pytest.raises(ValueError, match=r"`conditioning` must be .*Received.*'time'"):
         NetworkDenoiser(network, "time")
-    with pytest.raises(ValueError, match="`method` must be one of .*Received.*'hard'"):
+    with pytest.raises(ValueError, match=r"`method` must be one of .*Received.*'hard'"):
         Clipped(NetworkDenoiser(network), keras_ddim.Normalizer(3), "hard")
