@@ -230,8 +230,8 @@ def table(results):
         "",
         f"Columns: what the model is conditioned on. Fréchet distance of "
         f"{results['settings']['num_images']} images each to {results['real_images']} real ones "
-        f"(lower is better), in the features of {results['encoder']}; mean ± standard deviation of "
-        f"{results['finished_seeds']} seeds.",
+        f"(lower is better), in the features of {results['encoder']}; mean ± standard deviation "
+        f"over the seeds, of which there are {results['finished_seeds']}.",
     ]
     return "\n".join(lines) + "\n"
 
