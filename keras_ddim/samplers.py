@@ -24,7 +24,7 @@ from keras_ddim.parts import PACKAGE, Part, get_part
 
 # (noisy_images, log_snr) -> (pred_noises, pred_images)
 Denoise = Callable[..., tuple[Any, Any]]
-State = tuple
+State = Any  # a tuple of tensors and of such tuples
 
 
 class Sampler(Part):

@@ -300,7 +300,7 @@ def generate(
         batch = range(start, start + size)
         draw_noises = _noise_source(seed, batch, image_shape)
         noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
-        inputs = {name: _rows(values, batch) for name, values in per_image.items()}
+        inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
         visits = sample(step, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
