@@ -169,7 +169,7 @@ class Timestep(Conditioning):
     [0.0, 500.0, 1000.0]
 
     Reference:
-        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for the translation
+        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for the remapping
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), table 1, c_noise of "VP"
     """
 

@@ -164,15 +164,15 @@ def _for_tensorflow(step: Step, run_eagerly: bool, jit_compile: bool) -> Callabl
     functions: dict[tuple, Callable] = {}
 
     def call(inputs: dict) -> tuple:
-        names = tuple(inputs)
         tensors = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(inputs)]
-        if names not in functions:
+        kind = tuple(inputs), tensors[0].dtype
+        if kind not in functions:
             # Without AutoGraph: there is no control flow on tensors for it to rewrite.
             function = tf.function(Trace(inputs), autograph=False, jit_compile=jit_compile)
             # One trace, called as it is: finding it anew by the types of all inputs takes longer
             # than many a step.
-            functions[names] = function.get_concrete_function(*map(of_any_batch, tensors))
-        return functions[names](*tensors)
+            functions[kind] = function.get_concrete_function(*map(of_any_batch, tensors))
+        return functions[kind](*tensors)
 
     return call
 

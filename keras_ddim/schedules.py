@@ -1,8 +1,8 @@
 """Schedules: which noise level belongs to which diffusion time, and back.
 
-A schedule is bookkeeping around the network, never part of it: the network is told a noise level,
-so any schedule can be put in front of a trained model. The noise level travels through the package
-as its log signal-to-noise ratio, the one form that keeps float32 precision at both ends.
+A schedule is bookkeeping around the network, never part of it: the network is conditioned on a
+noise level, so any schedule can be put in front of a trained model. The noise level travels through
+the package as its log signal-to-noise ratio, the one form that keeps float32 precision at both ends.
 
 Schedules that the literature defines by a table of T timesteps keep their place in time by one
 rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the

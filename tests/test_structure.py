@@ -1,4 +1,4 @@
-"""How the package is built: imports run downwards only, one sampling loop, nothing grows too long."""
+"""How the package is built: imports run downwards, there is one loop, nothing grows too long."""
 
 import ast
 import pathlib
