@@ -2,7 +2,7 @@
 
 A schedule is bookkeeping around the network, never part of it: the network is conditioned on a
 noise level, so any schedule can be put in front of a trained model. The noise level travels through
-the package as its log signal-to-noise ratio, the one form that keeps float32 precision at both ends.
+the package as its log signal-to-noise ratio, the one form that keeps float32 digits at both ends.
 
 Schedules that the literature defines by a table of T timesteps keep their place in time by one
 rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
