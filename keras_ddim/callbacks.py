@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_ddim import checks, plots
 from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.metrics import ImageMetric, update
 from keras_ddim.sampling import check_generate_options
 
 Logs = dict[str, Any] | None
@@ -154,11 +156,6 @@ class SaveHistory(keras.callbacks.Callback):
 
 
 # Image metrics
-
-from collections.abc import Sequence  # noqa: E402
-from typing import Any  # noqa: E402
-
-from keras_ddim.metrics import ImageMetric, update  # noqa: E402
 
 
 class ImageMetrics(keras.callbacks.Callback):

@@ -146,7 +146,9 @@ class Clipped(Denoiser):
         self.normalizer = normalizer
         self.method = check_choice("method", method, CLIPPINGS)
 
-    def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
+    def call(  # type: ignore[override]
+        self, noisy_images: Any, log_snr: Any, **per_image: Any
+    ) -> tuple[Any, Any]:
         _, pred_images = self.denoiser(noisy_images, log_snr, **per_image)
         pixels = self.normalizer.denormalize(pred_images)
         if self.method == "dynamic":

@@ -30,9 +30,12 @@ def guarded_step(model: Any, train_step: Callable, *args: Any) -> Any:
     Returns:
         What `train_step` returns.
     """
-    backend = keras.backend.backend()
-    guard = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}[backend]
-    return guard(model, train_step, *args)
+    guards: dict[str, Callable] = {
+        "tensorflow": _on_tensorflow,
+        "jax": _on_jax,
+        "torch": _on_torch,
+    }
+    return guards[keras.backend.backend()](model, train_step, *args)
 
 
 def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:

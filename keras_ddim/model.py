@@ -154,7 +154,8 @@ class DiffusionModel(Generator, ImageTrainer):
         self.seed = seed
 
         self.network = network
-        self.ema_network = keras.models.clone_model(network)
+        # Not `clone_model`, which makes plain functional models of all that are functional.
+        self.ema_network = type(network).from_config(network.get_config())
         self.ema_network.name = f"ema_{network.name}"
         self.ema_network.set_weights(network.get_weights())
         self.ema_network.trainable = False

@@ -16,20 +16,20 @@ class Part:
     `keras.saving.register_keras_serializable`.
     """
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The constructor's arguments."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Any:
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-def get_part(argument, identifier, kind, names, default):
+def get_part(argument: str, identifier: Any, kind: type, names: dict, default: Any) -> Any:
     """The part that `identifier` names.
 
     Args:

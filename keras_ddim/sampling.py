@@ -147,27 +147,32 @@ def _for_tensorflow(step: Step, run_eagerly: bool, jit_compile: bool) -> Callabl
         return lambda inputs: step(**inputs)
     import tensorflow as tf
 
-    class Unpacked:
+    class Trace:
         """Not a function, whose code TensorFlow would take for that of all other steps."""
 
-        def __call__(self, inputs: dict) -> tuple:
-            return step(**inputs)
+        def __init__(self, inputs: dict) -> None:
+            self.structure = tf.nest.map_structure(lambda _: 0, inputs)
+
+        def __call__(self, *tensors: Any) -> tuple:
+            return step(**tf.nest.pack_sequence_as(self.structure, tensors))
 
     def of_any_batch(tensor: Any) -> tf.TensorSpec:
         # The batch is the first dimension of all that has several.
-        shape = tf.convert_to_tensor(tensor).shape
+        shape = tensor.shape
         return tf.TensorSpec([None, *shape[1:]] if shape.rank > 1 else shape, tensor.dtype)
 
-    # Without AutoGraph: there is no control flow on tensors for it to rewrite.
-    function = tf.function(Unpacked(), autograph=False, jit_compile=jit_compile)
-    traced = {}
+    functions: dict[tuple, Callable] = {}
 
     def call(inputs: dict) -> tuple:
         names = tuple(inputs)
-        if names not in traced:
-            signature = tf.nest.map_structure(of_any_batch, inputs)
-            traced[names] = function.get_concrete_function(signature)
-        return function(inputs)
+        tensors = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(inputs)]
+        if names not in functions:
+            # Without AutoGraph: there is no control flow on tensors for it to rewrite.
+            function = tf.function(Trace(inputs), autograph=False, jit_compile=jit_compile)
+            # One trace, called as it is: finding it anew by the types of all inputs takes longer
+            # than many a step.
+            functions[names] = function.get_concrete_function(*map(of_any_batch, tensors))
+        return functions[names](*tensors)
 
     return call
 
@@ -295,7 +300,7 @@ def generate(
         batch = range(start, start + size)
         draw_noises = _noise_source(seed, batch, image_shape)
         noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
-        inputs = {name: _rows(values, batch) for name, values in per_image.items()}
+        inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
         visits = sample(step, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]

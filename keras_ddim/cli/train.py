@@ -131,7 +131,7 @@ def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Nam
     return args
 
 
-def new_model(image_shape: tuple[int, ...], args: argparse.Namespace) -> DiffusionModel:
+def new_model(image_shape: tuple[int, int, int], args: argparse.Namespace) -> DiffusionModel:
     common = {"seed": args.seed, "dtype": args.dtype_policy}
     network = ResidualUNet(image_shape, args.widths, args.block_depth, **common)
     predicted = args.prediction_type
