@@ -29,7 +29,7 @@ from keras_ddim.noise_levels import (
     target,
 )
 from keras_ddim.normalizer import Normalizer
-from keras_ddim.parts import PACKAGE
+from keras_ddim.parts import PACKAGE, without_unused
 from keras_ddim.trainer import ImageTrainer
 
 
@@ -68,7 +68,10 @@ class DiffusionModel(Generator, ImageTrainer):
         image_shape: (height, width, channels) of the images; may be left out if `network` is
             given.
         network: A `keras.Model` taking `[noisy_images, noise_variances]` to the predicted noise.
-            Defaults to `keras_ddim.ResidualUNet(image_shape)`.
+            Defaults to `keras_ddim.ResidualUNet(image_shape)`, which every version of Keras that
+            this package allows loads from what any other has saved. Of other networks Keras
+            describes the layers in its own way, which older versions may refuse: saved models
+            that have one load with the Keras that saved them or a newer one.
         schedule: Noise level of each diffusion time: a `keras_ddim.schedules.Schedule` or a name.
             Defaults to `keras_ddim.CosineSchedule()`.
         ema: Decay of the exponential moving average of the weights, in [0, 1). It is ramped up
@@ -200,6 +203,14 @@ class DiffusionModel(Generator, ImageTrainer):
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
         super().compile(optimizer, loss, **kwargs)
         self.loss_function = keras.losses.get(loss)
+        self._jit_compile_given = kwargs.get("jit_compile", "auto")
+
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        if config:
+            # Not what "auto" came to mean on this machine: the file may be used on another.
+            config["jit_compile"] = self._jit_compile_given
+        return without_unused(config)
 
     def compile_from_config(self, config: dict) -> None:
         # Keras leaves this to classes with a `compile` of their own.
