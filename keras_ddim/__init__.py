@@ -1,10 +1,5 @@
 """Diffusion models for Keras: train once, generate along any list of diffusion times."""
 
-from keras_ddim.quiet import quietly
-
-with quietly():
-    import keras  # noqa: F401  (brings TensorFlow, which talks on import)
-
 from keras_ddim import (
     callbacks,
     conditioning,
@@ -18,9 +13,8 @@ from keras_ddim import (
     schedules,
     times,
 )
-from keras_ddim.data import load_images
+from keras_ddim.data import draw_flowers, load_images
 from keras_ddim.denoisers import GaussianDenoiser
-from keras_ddim.flowers import draw_flowers
 from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ResidualUNet, SinusoidalEmbedding

@@ -7,6 +7,7 @@ that names the argument, the value received and what is allowed.
 import json
 import math
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ ALLOWED_IMAGES = "Images must be finite floats in [0, 1], or integers in 0..255"
 # Numbers and shapes
 
 
-def check_integers(name, values):
+def check_integers(name: str, values: Any) -> tuple[int, ...]:
     """`values` as a tuple of positive ints."""
     sequence = tuple(values) if isinstance(values, (tuple, list, np.ndarray)) else ()
     integers = [v for v in sequence if isinstance(v, (int, np.integer)) and v is not True and v > 0]
@@ -32,21 +33,21 @@ def check_integers(name, values):
     return tuple(int(value) for value in integers)
 
 
-def check_count(name, value):
+def check_count(name: str, value: Any) -> int:
     """`value` as a positive int."""
     if not isinstance(value, (int, np.integer)) or value is True or value < 1:
         raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
     return int(value)
 
 
-def check_choice(name, value, allowed):
+def check_choice(name: str, value: Any, allowed: Any) -> Any:
     """`value`, which must be one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
     return value
 
 
-def check_seed(seed):
+def check_seed(seed: Any) -> int | None:
     """`seed` as an int of at least 0, or None."""
     if seed is None:
         return None
@@ -71,17 +72,18 @@ def check_metadata(metadata: Any) -> dict:
     return metadata
 
 
-def check_image_shape(image_shape):
+def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     """`image_shape` as three positive ints (height, width, channels)."""
     if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
         raise ValueError(
             "`image_shape` must be (height, width, channels), such as (64, 64, 3). "
             f"Received: image_shape={image_shape!r}"
         )
-    return check_integers("image_shape", image_shape)
+    height, width, channels = check_integers("image_shape", image_shape)
+    return height, width, channels
 
 
-def check_network(network, image_shape=None):
+def check_network(network: Any, image_shape: Any = None) -> tuple[int, int, int]:
     """The image shape of `network`, which must take `[noisy_images, noise level]` to noises."""
     if not isinstance(network, keras.Model):
         raise ValueError(f"`network` must be a `keras.Model`. Received: network={network!r}")
@@ -108,7 +110,7 @@ def check_network(network, image_shape=None):
 # Generation
 
 
-def check_diffusion_times(diffusion_times):
+def check_diffusion_times(diffusion_times: Any) -> np.ndarray:
     """The times to visit, float64 (steps,): n uniform ones for an integer, else those listed."""
     if isinstance(diffusion_times, (int, np.integer)) and not isinstance(diffusion_times, bool):
         steps = check_count("diffusion_times", diffusion_times)
@@ -133,12 +135,12 @@ def check_diffusion_times(diffusion_times):
     return times
 
 
-def _to_numpy(values):
+def _to_numpy(values: Any) -> Any:
     """Tensors of any backend as NumPy arrays, anything else as it is."""
     return ops.convert_to_numpy(values) if ops.is_tensor(values) else values
 
 
-def check_noise(initial_noise, shape):
+def check_noise(initial_noise: Any, shape: Any) -> np.ndarray:
     """`initial_noise` as a finite float32 array of `shape`."""
     noise = np.asarray(_to_numpy(initial_noise), "float32")
     if noise.shape != shape:
@@ -157,12 +159,12 @@ def check_noise(initial_noise, shape):
 # Images
 
 
-def images_of(batch):
+def images_of(batch: Any) -> Any:
     """The images of a batch: its only or first part, as in (images, labels)."""
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
-def scale(images):
+def scale(images: Any) -> Any:
     """Images as float32 tensor: integers in 0..255 become fractions, floats stay as they are."""
     images = ops.convert_to_tensor(images)
     if keras.backend.is_int_dtype(images.dtype):
@@ -170,12 +172,12 @@ def scale(images):
     return ops.cast(images, "float32")
 
 
-def in_range(images):
+def in_range(images: Any) -> Any:
     """Where images are in [0, 1]; False where they are NaN."""
     return (images >= -RANGE_TOLERANCE) & (images <= 1.0 + RANGE_TOLERANCE)
 
 
-def check_image_batch(name, images, image_shape):
+def check_image_batch(name: str, images: Any, image_shape: Any) -> np.ndarray:
     """A batch of images as float64 array in [0, 1]."""
     images = ops.convert_to_numpy(images)
     check_batch_shape(name, images.shape, image_shape)
@@ -188,7 +190,7 @@ def check_image_batch(name, images, image_shape):
     return images
 
 
-def check_batch_shape(name, shape, image_shape):
+def check_batch_shape(name: str, shape: Any, image_shape: Any) -> None:
     """`shape` of a batch, None where it is unknown, must fit `image_shape`."""
     shape = tuple(shape)
     if len(shape) != 4 or any(a is not None and a != b for a, b in zip(shape[1:], image_shape)):
@@ -198,7 +200,7 @@ def check_batch_shape(name, shape, image_shape):
         )
 
 
-def check_images(name, data, image_shape):
+def check_images(name: str, data: Any, image_shape: Any) -> None:
     """Checks the shape of the images in anything `fit` takes, as far as can be seen unread."""
     spec = getattr(data, "element_spec", None)
     first = images_of(data if spec is None else spec)
@@ -212,7 +214,7 @@ def check_images(name, data, image_shape):
         check_batch_shape(name, shape, image_shape)
 
 
-def batches(data, batch_size=1024):
+def batches(data: Any, batch_size: int = 1024) -> Iterator:
     """Iterates over the batches of anything `fit` takes."""
     if isinstance(data, keras.utils.PyDataset):
         endless = data.num_batches is None

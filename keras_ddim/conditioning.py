@@ -38,7 +38,7 @@ class Conditioning(Part):
             times in [0, 1).
     """
 
-    num_timesteps = None
+    num_timesteps: int | None = None
 
     def __call__(self, log_snr: Any) -> Any:
         """The number that the network embeds.
@@ -169,7 +169,7 @@ class Timestep(Conditioning):
     [0.0, 500.0, 1000.0]
 
     Reference:
-        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for the translation
+        [Ho et al., 2020](https://arxiv.org/abs/2006.11239); for the remapping
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), table 1, c_noise of "VP"
     """
 
@@ -177,7 +177,7 @@ class Timestep(Conditioning):
         if schedule is None:
             raise ValueError("`schedule` must be the training schedule. Received: schedule=None")
         self.schedule = schedules.get(schedule)
-        self.num_timesteps = check_count("num_timesteps", num_timesteps)
+        self.num_timesteps: int = check_count("num_timesteps", num_timesteps)
         if self.num_timesteps < 2:
             raise ValueError(
                 f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"

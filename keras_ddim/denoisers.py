@@ -43,6 +43,10 @@ class Denoiser(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.built = True  # what a denoiser is made of exists before it is called
 
+    def __call__(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
+        # Keras refuses plain numbers, which levels often are.
+        return super().__call__(noisy_images, as_float(log_snr), **per_image)
+
     def call(self, noisy_images: Any, log_snr: Any, labels: Any = None) -> tuple[Any, Any]:
         raise NotImplementedError
 
@@ -142,7 +146,9 @@ class Clipped(Denoiser):
         self.normalizer = normalizer
         self.method = check_choice("method", method, CLIPPINGS)
 
-    def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
+    def call(  # type: ignore[override]
+        self, noisy_images: Any, log_snr: Any, **per_image: Any
+    ) -> tuple[Any, Any]:
         _, pred_images = self.denoiser(noisy_images, log_snr, **per_image)
         pixels = self.normalizer.denormalize(pred_images)
         if self.method == "dynamic":

@@ -4,10 +4,13 @@ import contextlib
 import os
 import pathlib
 import uuid
+from collections.abc import Iterator, Sequence
+
+Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def write_whole(path):
+def write_whole(path: Path) -> Iterator[pathlib.Path]:
     """Context that gives a temporary path to write to, and moves the file to `path` at its end.
 
     Nobody ever finds half a file at `path`: until the context has ended without an exception, a
@@ -54,13 +57,13 @@ def write_whole(path):
         raise
 
 
-def write_text(path, text):
+def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with write_whole(path) as temporary_path:
         temporary_path.write_text(text, encoding="utf-8")
 
 
-def check_suffix(path, suffixes):
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raises a `ValueError` unless `path` ends in one of `suffixes`."""
     if pathlib.Path(path).suffix.lower() not in suffixes:
         raise ValueError(f"`path` must end in {' or '.join(suffixes)}. Received: path={path}")

@@ -148,9 +148,10 @@ class Generator:
             batch_size = checks.check_count("batch_size", batch_size)
         if initial_noise is not None:
             initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
-        if checks.check_seed(seed) is None:
+        entropy: Any = checks.check_seed(seed)
+        if entropy is None:
             with SEED_LOCK:
-                seed = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
+                entropy = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
         sampler = samplers_by_name.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
@@ -169,7 +170,7 @@ class Generator:
             levels,
             num_images,
             self.image_shape,
-            seed=seed,
+            seed=entropy,
             initial_noise=initial_noise,
             batch_size=batch_size,
             watchers=[*watchers, recorder] if return_trajectory else watchers,

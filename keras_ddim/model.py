@@ -15,6 +15,7 @@ from keras_ddim.guard import (
     ReplicaSeedGenerator,
     guarded_step,
     in_range,
+    logs_for_workers,
     range_of,
 )
 from keras_ddim.networks import ResidualUNet
@@ -28,7 +29,7 @@ from keras_ddim.noise_levels import (
     target,
 )
 from keras_ddim.normalizer import Normalizer
-from keras_ddim.parts import PACKAGE
+from keras_ddim.parts import PACKAGE, without_unused
 from keras_ddim.trainer import ImageTrainer
 
 
@@ -52,15 +53,6 @@ class Prediction(NamedTuple):
     high: Any
 
 
-def _copy(network: keras.Model) -> keras.Model:
-    """A network of the same layers, whose weights are not yet those of the first."""
-    if type(network) is ResidualUNet:
-        # Made of its arguments. Keras would describe its layers, and, as for all it describes,
-        # import TensorFlow on every backend.
-        return type(network).from_config(network.get_config())
-    return keras.models.clone_model(network)
-
-
 @keras.saving.register_keras_serializable(PACKAGE)
 class DiffusionModel(Generator, ImageTrainer):
     """A diffusion model: `noisy_images = signal_rates * images + noise_rates * noises`, undone.
@@ -76,7 +68,10 @@ class DiffusionModel(Generator, ImageTrainer):
         image_shape: (height, width, channels) of the images; may be left out if `network` is
             given.
         network: A `keras.Model` taking `[noisy_images, noise_variances]` to the predicted noise.
-            Defaults to `keras_ddim.ResidualUNet(image_shape)`.
+            Defaults to `keras_ddim.ResidualUNet(image_shape)`, which every version of Keras that
+            this package allows loads from what any other has saved. Of other networks Keras
+            describes the layers in its own way, which older versions may refuse: saved models
+            that have one load with the Keras that saved them or a newer one.
         schedule: Noise level of each diffusion time: a `keras_ddim.schedules.Schedule` or a name.
             Defaults to `keras_ddim.CosineSchedule()`.
         ema: Decay of the exponential moving average of the weights, in [0, 1). It is ramped up
@@ -159,7 +154,8 @@ class DiffusionModel(Generator, ImageTrainer):
         self.seed = seed
 
         self.network = network
-        self.ema_network = _copy(network)
+        # Not `clone_model`, which makes plain functional models of all that are functional.
+        self.ema_network = type(network).from_config(network.get_config())
         self.ema_network.name = f"ema_{network.name}"
         self.ema_network.set_weights(network.get_weights())
         self.ema_network.trainable = False
@@ -207,6 +203,14 @@ class DiffusionModel(Generator, ImageTrainer):
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
         super().compile(optimizer, loss, **kwargs)
         self.loss_function = keras.losses.get(loss)
+        self._jit_compile_given = kwargs.get("jit_compile", "auto")
+
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        if config:
+            # Not what "auto" came to mean on this machine: the file may be used on another.
+            config["jit_compile"] = self._jit_compile_given
+        return without_unused(config)
 
     def compile_from_config(self, config: dict) -> None:
         # Keras leaves this to classes with a `compile` of their own.
@@ -222,7 +226,11 @@ class DiffusionModel(Generator, ImageTrainer):
         Returns:
             The logs; on JAX, the logs and the next state.
         """
-        return guarded_step(self, super().train_step, *args)
+        return logs_for_workers(guarded_step(self, super().train_step, *args))
+
+    def test_step(self, *args: Any) -> Any:
+        """Keras's: `call` and `compute_loss`; arguments and results are those of `train_step`."""
+        return logs_for_workers(super().test_step(*args))
 
     def call(self, images: Any, training: bool = False) -> Prediction:
         """Mixes images with noise at random times, and predicts what was mixed.

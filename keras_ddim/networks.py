@@ -172,6 +172,11 @@ class ResidualUNet(keras.Model):
         return cls(**config)
 
 
+def swish(x: Any) -> Any:
+    """`x * sigmoid(x)`. TensorFlow's own keeps each graph that it was traced in for ever."""
+    return x * ops.sigmoid(x)
+
+
 def _check_levels_fit(image_shape: tuple[int, ...], widths: tuple[int, ...]) -> None:
     multiple = 2 ** (len(widths) - 1)
     height, width, _ = image_shape
@@ -204,7 +209,7 @@ def _residual_unet(
     def residual_block(x: Any, filters: int) -> Any:
         shortcut = x if x.shape[-1] == filters else conv(filters, 1)(x)
         x = layers.BatchNormalization(center=False, scale=False, dtype=dtype)(x)
-        x = conv(filters, 3, activation="swish")(x)
+        x = conv(filters, 3, activation=swish)(x)
         x = conv(filters, 3)(x)
         return layers.Add(dtype=dtype)([x, shortcut])
 

@@ -9,6 +9,7 @@ another's.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -30,7 +31,7 @@ LARGEST_LOG_SNR = 30.0
 # Forms of the noise level
 
 
-def rates(log_snr):
+def rates(log_snr: Any) -> tuple[Any, Any]:
     """`noise_rates = sqrt(sigmoid(-log_snr))`, `signal_rates = sqrt(sigmoid(log_snr))`.
 
     Args:
@@ -47,17 +48,17 @@ def rates(log_snr):
     return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
 
 
-def timesteps_to_times(timesteps, num_timesteps):
+def timesteps_to_times(timesteps: Any, num_timesteps: int) -> Any:
     """`diffusion_times = timesteps / (num_timesteps - 1)`, from 0..T − 1 to [0, 1]."""
     return timesteps / (num_timesteps - 1)
 
 
-def times_to_timesteps(diffusion_times, num_timesteps):
+def times_to_timesteps(diffusion_times: Any, num_timesteps: int) -> Any:
     """`timesteps = diffusion_times * (num_timesteps - 1)`, fractional where between two."""
     return diffusion_times * (num_timesteps - 1)
 
 
-def as_float(values):
+def as_float(values: Any) -> Any:
     """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
     values = ops.convert_to_tensor(values)
     if keras.backend.standardize_dtype(values.dtype) == "float64":
@@ -68,7 +69,7 @@ def as_float(values):
 # Images and noises
 
 
-def mix(images, noises, noise_rates, signal_rates):
+def mix(images: Any, noises: Any, noise_rates: Any, signal_rates: Any) -> Any:
     """`noisy_images = signal_rates * images + noise_rates * noises`.
 
     Args:
@@ -83,7 +84,13 @@ def mix(images, noises, noise_rates, signal_rates):
     return signal_rates * images + noise_rates * noises
 
 
-def separate(noisy_images, prediction, noise_rates, signal_rates, prediction_type="noise"):
+def separate(
+    noisy_images: Any,
+    prediction: Any,
+    noise_rates: Any,
+    signal_rates: Any,
+    prediction_type: str = "noise",
+) -> tuple[Any, Any]:
     """Undoes `mix`, given what the network predicted.
 
     - "noise": `pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates`
@@ -122,7 +129,9 @@ def separate(noisy_images, prediction, noise_rates, signal_rates, prediction_typ
     return pred_noises, signal_rates * noisy_images - noise_rates * prediction
 
 
-def target(images, noises, noise_rates, signal_rates, prediction_type="noise"):
+def target(
+    images: Any, noises: Any, noise_rates: Any, signal_rates: Any, prediction_type: str = "noise"
+) -> Any:
     """What the network should predict: `noises`, `images`, or the velocity.
 
     `velocities = signal_rates * noises - noise_rates * images`, the direction in which
@@ -152,7 +161,9 @@ def target(images, noises, noise_rates, signal_rates, prediction_type="noise"):
     return signal_rates * noises - noise_rates * images
 
 
-def loss_weights(log_snr, prediction_type="noise", weighting=None, gamma=5.0):
+def loss_weights(
+    log_snr: Any, prediction_type: str = "noise", weighting: str | None = None, gamma: float = 5.0
+) -> Any:
     """The factor that makes a squared error of the prediction act as another squared error.
 
     The errors of one and the same separation are `error(noise) = SNR * error(image)` and
@@ -204,7 +215,7 @@ def loss_weights(log_snr, prediction_type="noise", weighting=None, gamma=5.0):
     return ops.exp(log_weights[weighting] - log_weights[prediction_type])
 
 
-def _divide(values, rates):
+def _divide(values: Any, rates: Any) -> Any:
     """`values / rates`, and 0 where the rate is."""
     quotients = values / ops.maximum(rates, SMALLEST_RATE)
     return ops.where(ops.greater_equal(rates, SMALLEST_RATE), quotients, 0.0)

@@ -1,5 +1,9 @@
 """What schedules, conditionings and samplers have in common: they are named, saved and shown."""
 
+import inspect
+import sys
+from typing import Any
+
 import keras
 
 PACKAGE = "keras_ddim"
@@ -12,20 +16,20 @@ class Part:
     `keras.saving.register_keras_serializable`.
     """
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The constructor's arguments."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Any:
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-def get_part(argument, identifier, kind, names, default):
+def get_part(argument: str, identifier: Any, kind: type, names: dict, default: Any) -> Any:
     """The part that `identifier` names.
 
     Args:
@@ -50,3 +54,35 @@ def get_part(argument, identifier, kind, names, default):
         f"`{argument}` must be a `{kind.__module__}.{kind.__name__}` or one of {sorted(names)}. "
         f"Received: {argument}={identifier!r}"
     )
+
+
+def without_unused(serialized: Any) -> Any:
+    """What Keras serialized, without the arguments that nobody has switched on.
+
+    New versions of Keras add arguments to its optimizers, losses and their schedules, and old
+    versions refuse them. They are None or False by default, so that what was trained before is
+    trained as before; left out while they are so, they keep no version from loading.
+
+    Args:
+        serialized: Objects as `keras.saving.serialize_keras_object` serializes them, in lists and
+            dictionaries.
+
+    Returns:
+        The same, without the arguments that are None or False and are so by default.
+    """
+    if isinstance(serialized, (list, tuple)):
+        return type(serialized)(without_unused(value) for value in serialized)
+    if not isinstance(serialized, dict):
+        return serialized
+    serialized = {key: without_unused(value) for key, value in serialized.items()}
+    module = sys.modules.get(serialized.get("module") or "")
+    cls = getattr(module, str(serialized.get("class_name")), None)
+    if inspect.isclass(cls) and isinstance(serialized.get("config"), dict):
+        parameters = inspect.signature(cls).parameters
+        off = {n for n, p in parameters.items() if p.default is None or p.default is False}
+        serialized["config"] = {
+            name: value
+            for name, value in serialized["config"].items()
+            if not (name in off and value is parameters[name].default)
+        }
+    return serialized

@@ -1,52 +1,41 @@
-"""Pictures: grids of images, samplers and lists of times side by side, animations, curves.
+"""Pictures of arrays: grids and rows of images, animations, training curves, schedules.
 
-Every `plot_...` function writes a file where it is given a `path`, and returns a figure where it is
-not; a figure shows itself as the last value of a notebook cell. None of them needs a display or
-touches the state of `matplotlib.pyplot`.
+A `plot_...` function writes a file if it is given a `path`, else returns a figure, which shows
+itself as the last value of a notebook cell. None needs a display or touches the state of `pyplot`.
 """
 
 import csv
-import inspect
 import io
 import math
 import os
 import pathlib
-import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_ddim import checks, schedules
-from keras_ddim.files import check_suffix, write_whole
-from keras_ddim.samplers import get as get_sampler
+from keras_ddim.files import Path, check_suffix, write_whole
 
-# Small images are enlarged to whole multiples, up to these sizes in pixels.
-GRID_PIXELS = 1024
-IMAGE_PIXELS = 256
-PIXELS_PER_INCH = 100
+if TYPE_CHECKING:  # else imported when used
+    import PIL.Image
+    from matplotlib.figure import Figure
+
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
-LABEL_POINTS = 11
-LABEL_INCHES = 0.15
-DIFFUSION_TIMES = (1, 3, 5, (1.0, 0.8, 0.5, 0.2), 20, 50)
-
-ANIMATION_PIXELS = 384
-LONGEST_ANIMATION = 600.0
-# Browsers show frames that ask for less for a tenth of a second.
-SHORTEST_FRAME = 0.02
-LAST_FRAME = 1.5
+# Small images are enlarged to whole multiples, up to these sizes.
+GRID_PIXELS, IMAGE_PIXELS, ANIMATION_PIXELS = 1024, 256, 384
+PIXELS_PER_INCH = 100
+# In seconds. Browsers show frames that ask for less for a tenth of a second.
+SHORTEST_FRAME, LAST_FRAME = 0.02, 1.5
 
 
-# Images
-
-
-def image_grid(images, columns=None, margin=None):
-    """One large image of many small ones, row by row.
+def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """One large image of many small ones, row by row, on white (transparent, with 4 channels).
 
     Args:
         images: Array (num_images, height, width, channels) with 1, 3 or 4 channels, or
             (num_images, height, width): floats in [0, 1] or integers in 0..255.
         columns: Number of images side by side. Defaults to None: as square as it gets.
-        margin: White (transparent, with 4 channels) pixels around each image. Defaults to None:
-            a sixteenth of the image.
 
     Returns:
         float32 NumPy array (height, width, channels) of values in [0, 1].
@@ -59,17 +48,12 @@ def image_grid(images, columns=None, margin=None):
     >>> image_grid(np.zeros((10, 32, 32, 3)), columns=5).shape
     (70, 172, 3)
     """
-    images = _check_images(images)
+    images, columns = _check_images(images), _check_columns(columns, len(images))
     num_images, height, width, channels = images.shape
-    columns = _check_columns(columns, num_images)
-    margin = max(1, min(height, width) // 16) if margin is None else margin
-    rows = math.ceil(num_images / columns)
-    grid = np.ones(
-        (margin + rows * (height + margin), margin + columns * (width + margin), channels),
-        "float32",
-    )
-    if channels == 4:
-        grid[..., 3] = 0.0
+    margin = max(1, min(height, width) // 16)
+    size = math.ceil(num_images / columns) * (height + margin), columns * (width + margin)
+    background = [1.0, 1.0, 1.0, 0.0] if channels == 4 else 1.0
+    grid = np.full((size[0] + margin, size[1] + margin, channels), background, "float32")
     for index, image in enumerate(images):
         top = margin + index // columns * (height + margin)
         left = margin + index % columns * (width + margin)
@@ -77,43 +61,49 @@ def image_grid(images, columns=None, margin=None):
     return grid
 
 
-def save_image(image, path):
+def save_image(image: np.ndarray, path: Path) -> None:
     """Writes one image as PNG, pixel by pixel.
 
     Args:
-        image: Array (height, width, channels) with 1, 3 or 4 channels, or (height, width):
-            floats in [0, 1] or integers in 0..255.
+        image: Array (height, width, channels) or (height, width), as in `image_grid`.
         path: Path of the file, ending in ".png".
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If the file cannot be written.
     """
+    check_suffix(path, [".png"])
+    picture = _as_picture(_check_images(np.asarray(image)[None])[0])
+    with write_whole(path) as temporary_path:
+        picture.save(temporary_path)
+
+
+def _as_picture(image: np.ndarray) -> "PIL.Image.Image":
     import PIL.Image
 
-    check_suffix(path, [".png"])
-    image = np.round(255 * _check_images(np.asarray(image)[None])[0]).astype("uint8")
-    if image.shape[-1] == 1:
-        image = image[..., 0]
-    with write_whole(path) as temporary_path:
-        PIL.Image.fromarray(image).save(temporary_path)
+    pixels = np.round(255 * image).astype("uint8")
+    return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def plot_images(images, columns=None, path=None, *, row_labels=None):
+def plot_images(
+    images: np.ndarray,
+    columns: int | None = None,
+    path: Path | None = None,
+    *,
+    row_labels: Sequence[str] = (),
+) -> "Figure | None":
     """A grid of images, small ones enlarged so that their pixels can be seen.
 
     Args:
-        images: Images as in `image_grid`.
-        columns: Number of images side by side. Defaults to None: as square as it gets.
+        images: As in `image_grid`.
+        columns: As in `image_grid`.
         path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
-        row_labels: One text for each row, to stand left of it. Defaults to None.
+        row_labels: One text for each row, left of it. Defaults to none.
 
     Returns:
-        A `matplotlib.figure.Figure`, or None where `path` is given.
+        A `matplotlib.figure.Figure`, or None if `path` is given.
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If the file cannot be written.
 
     Example:
 
@@ -121,79 +111,58 @@ def plot_images(images, columns=None, path=None, *, row_labels=None):
     plot_images(model.generate(64), path="samples.png")
     ```
     """
-    images = _check_images(images)
-    columns = _check_columns(columns, len(images))
+    images, columns = _check_images(images), _check_columns(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    if len(row_labels) not in (0, rows):
+        raise ValueError(
+            f"`row_labels` must be as many as rows, {rows}. Received: row_labels={row_labels!r}"
+        )
     grid = image_grid(images, columns)
     factor = min(GRID_PIXELS // max(grid.shape[:2]), IMAGE_PIXELS // max(images.shape[1:3]))
     grid = grid.repeat(max(factor, 1), axis=0).repeat(max(factor, 1), axis=1)
-    rows = math.ceil(len(images) / columns)
-    if row_labels is not None and len(row_labels) != rows:
-        raise ValueError(
-            f"`row_labels` must hold one label for each of the {rows} rows. "
-            f"Received: row_labels={row_labels!r}"
-        )
-    if path is not None and row_labels is None and pathlib.Path(path).suffix == ".png":
-        return save_image(grid, path)
-    return _finish(_figure_of_grid(grid, row_labels or []), path)
+    if path is not None and not row_labels and pathlib.Path(path).suffix == ".png":
+        save_image(grid, path)  # pixel by pixel
+        return None
+    height, width, channels = grid.shape
+    figure = _new_figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH))
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[])
+    axes.imshow(grid.repeat(3, axis=-1) if channels == 1 else grid, interpolation="nearest")
+    places = (np.arange(len(row_labels)) + 0.5) * height / rows
+    axes.set_yticks(places, row_labels)
+    axes.tick_params(length=0)
+    return _finish(figure, path)
 
 
-def plot_generations(
-    model, diffusion_times=DIFFUSION_TIMES, num_images=8, *, samplers=None, seed=0, path=None
-):
-    """The same noise generated by several samplers at several lists of times, one row each.
+def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figure | None":
+    """Rows of images with labels, such as one noise generated in several ways.
 
     Args:
-        model: A `keras_ddim.DiffusionModel`.
-        diffusion_times: List of what `model.generate` takes, each a number of uniform times or a
-            list of times; or a dictionary from label to that. Defaults to a selection from 1 to
-            50 times.
-        num_images: Number of images in a row. Defaults to 8.
-        samplers: List of what `model.generate` takes as `sampler`, each a name or a
-            `keras_ddim.Sampler`; or a dictionary from label to that. There is a row for each of
-            them at each list of times. Defaults to None: the default sampler alone.
-        seed: Seed of the noise, as in `model.generate`. Defaults to 0; None is a random one.
+        rows: Dictionary from the label of each row to its images, as in `image_grid`; equally
+            many, of one shape.
         path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
 
     Returns:
-        A `matplotlib.figure.Figure`, or None where `path` is given.
+        A `matplotlib.figure.Figure`, or None if `path` is given.
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If the file cannot be written.
 
     Example:
 
     ```python
-    plot_generations(model, [5, 20, [1.0, 0.8, 0.5, 0.2]], path="times.png")
-    plot_generations(model, [5, 20], samplers=["ddim", "heun", DPMSolverPP(order=3)])
+    samplers = ["ddim", "heun", "unipc"]
+    plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in samplers})
     ```
     """
-    if path is not None:
-        check_suffix(path, FORMATS)  # now, not after the work
-    rows = label_each(
-        "diffusion_times",
-        diffusion_times,
-        times_label,
-        "numbers of times and lists of times, such as [5, 20, [1.0, 0.8, 0.5, 0.2]]",
-    )
-    rows = [(label, times, None) for label, times in rows]
-    if samplers is not None:
-        allowed = 'samplers and names of samplers, such as ["ddim", Heun()]'
-        rows = [
-            (f"{name}, {label}", times, get_sampler(sampler))
-            for name, sampler in label_each("samplers", samplers, sampler_label, allowed)
-            for label, times, _ in rows
-        ]
-    seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-    images = [
-        model.generate(num_images, times, sampler=sampler, seed=seed, verbose=0)
-        for _, times, sampler in rows
-    ]
-    row_labels = [label for label, _, _ in rows]
-    return plot_images(np.concatenate(images), num_images, path, row_labels=row_labels)
+    checked = {str(label): _check_images(images) for label, images in rows.items()}
+    shapes = {label: images.shape for label, images in checked.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"`rows` must hold images of one shape. Received: rows of shapes {shapes}")
+    images = np.concatenate(list(checked.values()))
+    return plot_images(images, len(images) // len(rows), path, row_labels=list(checked))
 
 
-def times_label(diffusion_times):
+def times_label(diffusion_times: int | Sequence[float]) -> str:
     """A short text for what `generate` takes as `diffusion_times`: "5 uniform", "1, 0.8, 0.5"."""
     if isinstance(diffusion_times, (int, np.integer)):
         return f"{diffusion_times} uniform"
@@ -203,91 +172,59 @@ def times_label(diffusion_times):
     return ", ".join(times)
 
 
-def sampler_label(sampler):
-    """A short text for what `generate` takes as `sampler`: "heun", "DPMSolverPP(order=3)"."""
-    if isinstance(sampler, str):
-        return sampler
-    sampler = get_sampler(sampler)
-    parameters = inspect.signature(type(sampler)).parameters
-    changed = {
-        name: value
-        for name, value in sampler.get_config().items()
-        if name not in parameters or value != parameters[name].default
-    }
-    name = type(sampler).__name__
-    return f"{name}({_arguments(changed)})" if changed else name
-
-
-def animate_generation(
-    model,
-    path,
-    diffusion_times=50,
-    num_images=16,
+def animate(
+    noisy_images: np.ndarray,
+    pred_images: np.ndarray,
+    path: Path,
     *,
-    sampler=None,
-    schedule=None,
-    seed=0,
-    columns=None,
-    seconds=4.0,
-    scale=None,
-):
-    """An animation of images coming out of noise, time by time.
+    columns: int | None = None,
+    seconds: float = 4.0,
+    scale: int | None = None,
+) -> None:
+    """An animation of images coming out of noise: a frame for each step.
 
     On the left are the noisy images, on the right the images predicted from them. The last frame
-    has the generated images on both sides and is held a little, then everything begins anew.
+    has the final images on both sides and is held a little, then everything begins anew.
 
     Args:
-        model: A `keras_ddim.DiffusionModel`.
-        path: Path of the file, ending in ".gif". Transparent images are laid on white.
-        diffusion_times: What `model.generate` takes, each time a frame. Defaults to 50.
-        num_images: Number of images. Defaults to 16.
-        sampler: What `model.generate` takes. Defaults to None: the default sampler.
-        schedule: What `model.generate` takes. Defaults to None: that of training.
-        seed: Seed of the noise, as in `model.generate`. Defaults to 0; None is a random one.
-        columns: Number of images side by side. Defaults to None: as square as it gets.
-        seconds: Number of seconds from the first time to the last, in (0, 600]. Many times take
-            longer, if a frame would otherwise be shown for less than 0.02 seconds. Defaults to 4.
+        noisy_images: Array (steps, num_images, height, width, channels) of pixel values, with 1, 3
+            or 4 channels. Transparent images are laid on white.
+        pred_images: Another of this shape.
+        path: Path of the file, ending in ".gif".
+        columns: As in `image_grid`.
+        seconds: Number of seconds from the first step to the last, in (0, 600]. Many steps take
+            longer, as each is shown for at least 0.02 seconds. Defaults to 4.
         scale: Number of pixels, across and down, that each pixel of an image becomes. Noise does
             not compress: the file grows with its square. Defaults to None: as many as fit into
             384 on either side.
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If the file cannot be written.
 
     Example:
 
     ```python
-    animate_generation(model, "flowers.gif", diffusion_times=20, sampler="dpm++")
+    trajectory = model.generate(16, 50, return_trajectory=True)
+    noisy_images = model.denormalize(trajectory.noisy_images)
+    animate(noisy_images, trajectory.pred_images, "flowers.gif")
     ```
     """
     check_suffix(path, [".gif"])
-    columns = _check_columns(columns, checks.check_count("num_images", num_images))
-    if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST_ANIMATION:
+    noisy_images, pred_images = np.asarray(noisy_images), np.asarray(pred_images)
+    steps, *shape = noisy_images.shape
+    if len(shape) != 4 or not steps or noisy_images.shape != pred_images.shape:
         raise ValueError(
-            f"`seconds` must be a number in (0, {LONGEST_ANIMATION:g}]. Received: "
-            f"seconds={seconds!r}"
+            "`noisy_images` and `pred_images` must be of one shape (steps, num_images, height, "
+            "width, channels) with at least one step. Received: noisy_images of shape "
+            f"{noisy_images.shape} and pred_images of shape {pred_images.shape}"
         )
-    if scale is not None:
-        checks.check_count("scale", scale)
-    trajectory = model.generate(
-        num_images,
-        diffusion_times,
-        sampler=sampler,
-        schedule=schedule,
-        seed=seed,
-        return_trajectory=True,
-        verbose=0,
-    )
-    noisy_images = model.denormalize(trajectory.noisy_images)
+    if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
+        raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
+    scale = scale if scale is None else checks.check_count("scale", scale)
     frames = [
-        _animation_frame(left, right, columns, scale)
-        for left, right in (
-            *zip(noisy_images, trajectory.pred_images),
-            (trajectory.images, trajectory.images),
-        )
+        _animation_frame(image_grid(left, columns), image_grid(right, columns), scale)
+        for left, right in (*zip(noisy_images, pred_images), (pred_images[-1], pred_images[-1]))
     ]
-    steps = len(frames) - 1
     durations = [max(seconds / steps, SHORTEST_FRAME)] * steps + [LAST_FRAME]
     with write_whole(path) as temporary_path:
         frames[0].save(
@@ -300,33 +237,26 @@ def animate_generation(
         )
 
 
-def _animation_frame(left_images, right_images, columns, scale):
-    """Two grids side by side, as Pillow's image with a palette of its own."""
+def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> "PIL.Image.Image":
+    """Two grids side by side, with a palette of their own."""
     import PIL.Image
 
-    left, right = (image_grid(images, columns) for images in (left_images, right_images))
     height, width, channels = left.shape
     gap = np.ones((height, max(1, width // 32), channels), "float32")
-    frame = np.concatenate([left, gap, right], axis=1)
+    pixels = np.concatenate([left, gap, right], axis=1)
     if channels == 4:
-        frame = 1 + frame[..., 3:] * (frame[..., :3] - 1)
-    frame = np.round(255 * frame).astype("uint8")
-    if channels == 1:
-        frame = PIL.Image.fromarray(frame[..., 0])
-    else:
+        pixels = 1 + pixels[..., 3:] * (pixels[..., :3] - 1)
+    frame = _as_picture(pixels)
+    if channels > 1:
         # Before it is enlarged, and undithered, so that an image's pixels stay of one colour; by
         # the one method that is fast on noise.
-        frame = PIL.Image.fromarray(frame).quantize(
-            method=PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE
-        )
+        octree, undithered = PIL.Image.Quantize.FASTOCTREE, PIL.Image.Dither.NONE
+        frame = frame.quantize(method=octree, dither=undithered)
     scale = scale or max(1, ANIMATION_PIXELS // max(height, width))
     return frame.resize((frame.width * scale, frame.height * scale), PIL.Image.Resampling.NEAREST)
 
 
-# Curves
-
-
-def plot_history(history, path=None):
+def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
     """The training history: loss on the noises and on the images, in training and validation.
 
     Args:
@@ -335,11 +265,10 @@ def plot_history(history, path=None):
         path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
 
     Returns:
-        A `matplotlib.figure.Figure`, or None where `path` is given.
+        A `matplotlib.figure.Figure`, or None if `path` is given.
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If a file cannot be read or written.
 
     Example:
 
@@ -348,8 +277,6 @@ def plot_history(history, path=None):
     plot_history(history, path="history.png")
     ```
     """
-    from matplotlib.ticker import MaxNLocator
-
     columns = _history_columns(history)
     titles = {"n_loss": "loss on the noises", "i_loss": "loss on the images"}
     titles = {name: title for name, title in titles.items() if name in columns}
@@ -357,28 +284,25 @@ def plot_history(history, path=None):
         raise ValueError(
             f"`history` must hold `n_loss` or `i_loss`. Received: history with {sorted(columns)}"
         )
-    epochs = np.asarray(columns.get("epoch", np.arange(len(columns[next(iter(titles))]))))
-    if epochs.size and epochs.min() == 0:
-        epochs = epochs + 1  # Keras counts from 0, people from 1
-
     figure, panels = _figure_of_panels(len(titles))
     for axes, (name, title) in zip(panels, titles.items()):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in columns:
+                epochs = columns.get("epoch", range(1, len(columns[key]) + 1))
                 axes.plot(epochs, columns[key], label=label, marker="o", markersize=3)
         axes.set(title=f"{title} ({name})", xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
     return _finish(figure, path)
 
 
-def read_history(path):
+def read_history(path: Path) -> list[dict[str, str]]:
     """The rows of a history in CSV, a dictionary from column to text for each epoch."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def plot_schedule(schedule=None, path=None):
+def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | None":
     """Noise rates, signal rates and log-SNR against the diffusion time.
 
     Args:
@@ -387,11 +311,10 @@ def plot_schedule(schedule=None, path=None):
         path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
 
     Returns:
-        A `matplotlib.figure.Figure`, or None where `path` is given.
+        A `matplotlib.figure.Figure`, or None if `path` is given.
 
     Raises:
         ValueError: If an argument is not as described.
-        OSError: If the file cannot be written.
 
     Example:
 
@@ -403,14 +326,16 @@ def plot_schedule(schedule=None, path=None):
     several = [schedules.get(each) for each in several]
     if not several:
         raise ValueError("`schedule` must hold at least one schedule. Received none.")
+    names = [type(each).__name__ for each in several]
     times = np.linspace(0.0, 1.0, 501, dtype="float32")
     figure, (left, right) = _figure_of_panels(2, height=3.5 + 0.2 * len(several))
-    for index, (each, label) in enumerate(zip(several, _schedule_labels(several))):
+    for index, (each, name) in enumerate(zip(several, names)):
         noise_rates, signal_rates = (np.asarray(rates) for rates in each.rates(times))
-        color = f"C{index}"
-        left.plot(times, signal_rates, color=color)
-        left.plot(times, noise_rates, color=color, linestyle="--")
-        right.plot(times, np.asarray(each.log_snr(times)), color=color, label=label)
+        left.plot(times, signal_rates, color=f"C{index}")
+        left.plot(times, noise_rates, color=f"C{index}", linestyle="--")
+        # With its arguments, if that is what tells two of one class apart.
+        label = name if names.count(name) == 1 else repr(each)
+        right.plot(times, np.asarray(each.log_snr(times)), color=f"C{index}", label=label)
     # Black keys for the kind of line, colours for the schedules.
     left.plot([], [], color="black", label="signal rate")
     left.plot([], [], color="black", linestyle="--", label="noise rate")
@@ -421,65 +346,23 @@ def plot_schedule(schedule=None, path=None):
     return _finish(figure, path)
 
 
-# Figures
-
-
-def show(figure):
-    """Displays a figure: in a notebook below the cell, else in a window if there can be one.
-
-    Args:
-        figure: A `matplotlib.figure.Figure`.
-
-    Returns:
-        Whether there was a place to show it.
-    """
-    if _in_notebook():
-        import IPython.display
-
-        IPython.display.display(figure)
-        return True
-
-    from matplotlib import pyplot
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    # One window for all, so that a long training run does not litter the screen.
-    window = pyplot.figure("keras_ddim", figsize=figure.get_size_inches())
-    if window.canvas.required_interactive_framework is None:
-        pyplot.close(window)
-        return False
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    window.clear()
-    axes = window.add_axes((0, 0, 1, 1))
-    axes.imshow(np.asarray(canvas.buffer_rgba()))
-    axes.set_axis_off()
-    pyplot.show(block=False)
-    pyplot.pause(0.001)
-    return True
-
-
-def _in_notebook():
-    """Whether this runs in a notebook's kernel, as opposed to a terminal."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None
-
-
-def _new_figure(**kwargs):
+def _new_figure(**kwargs: Any) -> "Figure":
     """A figure that shows itself in notebooks, which know only those of `pyplot` by themselves."""
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        def _repr_png_(self):
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png")
+        def savefig(self, *args: Any, **kwargs: Any) -> None:
+            # With the labels of a grid, which stand outside of a figure of its size.
+            super().savefig(*args, **{"bbox_inches": "tight", "pad_inches": "layout", **kwargs})
+
+        def _repr_png_(self) -> bytes:
+            self.savefig(buffer := io.BytesIO())
             return buffer.getvalue()
 
     return NotebookFigure(dpi=PIXELS_PER_INCH, facecolor="white", **kwargs)
 
 
-def _figure_of_panels(count, height=3.5):
+def _figure_of_panels(count: int, height: float = 3.5) -> tuple["Figure", Any]:
     figure = _new_figure(figsize=(4.5 * count, height), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False)[0]
     for axes in panels:
@@ -487,32 +370,7 @@ def _figure_of_panels(count, height=3.5):
     return figure, panels
 
 
-def _figure_of_grid(grid, row_labels):
-    """A figure exactly as large as the grid, and the labels left of it, if any."""
-    from matplotlib.textpath import TextPath
-
-    height, width = (size / PIXELS_PER_INCH for size in grid.shape[:2])
-    extents = [TextPath((0, 0), label or " ", size=LABEL_POINTS) for label in row_labels]
-    left = max((extent.get_extents().xmax / 72 for extent in extents), default=0.0)
-    left += 2 * LABEL_INCHES if row_labels else 0.0
-    figure = _new_figure(figsize=(left + width, height))
-    axes = figure.add_axes((left / (left + width), 0, width / (left + width), 1))
-    axes.set_axis_off()
-    grid = grid.repeat(3, axis=-1) if grid.shape[-1] == 1 else grid
-    axes.imshow(grid, aspect="auto", interpolation="nearest")
-    for row, label in enumerate(row_labels):
-        figure.text(
-            (left - LABEL_INCHES) / (left + width),
-            1 - (row + 0.5) / len(row_labels),
-            label,
-            size=LABEL_POINTS,
-            horizontalalignment="right",
-            verticalalignment="center",
-        )
-    return figure
-
-
-def _finish(figure, path):
+def _finish(figure: "Figure", path: Path | None) -> "Figure | None":
     """Returns the figure, or writes it and returns None if there is a `path`."""
     if path is None:
         return figure
@@ -522,19 +380,7 @@ def _finish(figure, path):
     return None
 
 
-# What the functions above are handed
-
-
-def label_each(name, several, label_of, allowed):
-    """Pairs (label, value): the items of a dictionary, or the values of a list, labelled."""
-    if isinstance(several, str) or not hasattr(several, "__len__") or not len(several):
-        raise ValueError(f"`{name}` must be a list of {allowed}. Received: {name}={several!r}")
-    if isinstance(several, dict):
-        return list(several.items())
-    return [(label_of(each), each) for each in several]
-
-
-def _check_images(images):
+def _check_images(images: np.ndarray) -> np.ndarray:
     """`images` as float32 array (num_images, height, width, channels) in [0, 1]."""
     images = np.asarray(images)
     shape = images.shape
@@ -545,46 +391,27 @@ def _check_images(images):
             "`images` must be of shape (num_images, height, width, channels) with 1, 3 or 4 "
             f"channels and at least one image. Received: images of shape {shape}"
         )
-    integers = np.issubdtype(images.dtype, np.integer)
-    images = images.astype("float32") / (255 if integers else 1)
-    if not checks.in_range(images).all():
-        raise ValueError(
-            f"{checks.ALLOWED_IMAGES}. "
-            f"Received: images with values from {images.min():g} to {images.max():g}"
-        )
-    return np.clip(images, 0.0, 1.0)
+    images = checks.check_image_batch("images", images, images.shape[1:])
+    return np.clip(images, 0.0, 1.0).astype("float32")
 
 
-def _check_columns(columns, num_images):
+def _check_columns(columns: int | None, num_images: int) -> int:
     if columns is None:
         return math.ceil(math.sqrt(num_images))
     return min(checks.check_count("columns", columns), num_images)
 
 
-def _history_columns(history):
-    """The history as a dictionary from column to list of numbers."""
+def _history_columns(history: Any) -> dict[str, Any]:
+    """The history as a dictionary from column to list of numbers, epochs counted from 1."""
     if isinstance(history, (str, os.PathLike)):
         rows = read_history(history)
         names = rows[0] if rows else ()
         return {name: [float(row[name] or "nan") for row in rows] for name in names}
+    if isinstance(getattr(history, "history", None), dict):
+        return {"epoch": [epoch + 1 for epoch in history.epoch], **history.history}
     if isinstance(history, dict):
         return history
-    if isinstance(getattr(history, "history", None), dict):
-        return {"epoch": history.epoch, **history.history}
     raise ValueError(
         "`history` must be what `fit` returned, its `history` dictionary, or the path of a CSV "
         f"file. Received: history={history!r}"
     )
-
-
-def _schedule_labels(several):
-    """Class names, with their arguments where two schedules are of one class."""
-    names = [type(each).__name__ for each in several]
-    return [
-        name if names.count(name) == 1 else f"{name}({_arguments(each.get_config())})"
-        for name, each in zip(names, several)
-    ]
-
-
-def _arguments(config):
-    return ", ".join(f"{name}={value}" for name, value in config.items())

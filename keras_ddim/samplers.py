@@ -24,7 +24,7 @@ from keras_ddim.parts import PACKAGE, Part, get_part
 
 # (noisy_images, log_snr) -> (pred_noises, pred_images)
 Denoise = Callable[..., tuple[Any, Any]]
-State = tuple
+State = Any  # a tuple of tensors and of such tuples
 
 
 class Sampler(Part):
@@ -625,12 +625,14 @@ def _integrate(
     total = -ops.expm1(-h)
     points = ops.cast(POINTS, nodes.dtype)
     point_weights = ops.cast(POINT_WEIGHTS, nodes.dtype) * h * ops.exp(h * (points - 1))
-    weights = ops.matmul(point_weights, _lagrange(nodes, history.count, points))
     if slope_rule:
         # A line whose slope is weighed so counts by its value at a single point.
         point = h / (2 * total) if slope_rule == "bh1" else ops.full_like(h, 0.5)
-        line_weights = total * _lagrange(nodes, history.count, point)[0]
-        weights = ops.where(history.count <= 2, line_weights, weights)
+        points = ops.concatenate([points, ops.reshape(point, (1,))])
+        is_line = ops.cast(history.count <= 2, nodes.dtype)
+        line_weight = ops.reshape(is_line * total, (1,))
+        point_weights = ops.concatenate([(1 - is_line) * point_weights, line_weight])
+    weights = ops.matmul(point_weights, _lagrange(nodes, history.count, points))
     noise_ratio = next_noise_rate / noise_rate * ops.exp((1 / noise_decay - 1) * h)
     integral = sum(weights[i] * prediction for i, prediction in enumerate(history.predictions))
     return noise_ratio * noisy_images + next_signal_rate * integral

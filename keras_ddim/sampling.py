@@ -13,7 +13,6 @@ images = sampling.generate(step, levels, num_images=16, image_shape=(32, 32, 3),
 
 import collections
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from keras import ops
 
 from keras_ddim import checks, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
-from keras_ddim.parts import Part
 
 BATCH_SIZE = 64
 STEPS_KEPT = 4
@@ -99,7 +97,10 @@ def sample(
     """
     if state is None:
         state = step.sampler.init(noisy_images)
-    levels = ops.unstack(ops.convert_to_tensor(levels))
+    if ops.is_tensor(levels):
+        levels = ops.unstack(levels)
+    else:  # JAX would compile the unstacking of each length
+        levels = [ops.convert_to_tensor(level) for level in np.asarray(levels)]
     for log_snr, next_log_snr in itertools.pairwise([*levels, None]):
         inputs = dict(per_image)
         if next_log_snr is not None:
@@ -145,27 +146,32 @@ def _for_tensorflow(step: Step, run_eagerly: bool, jit_compile: bool) -> Callabl
         return lambda inputs: step(**inputs)
     import tensorflow as tf
 
-    class Unpacked:
+    class Trace:
         """Not a function, whose code TensorFlow would take for that of all other steps."""
 
-        def __call__(self, inputs: dict) -> tuple:
-            return step(**inputs)
+        def __init__(self, inputs: dict) -> None:
+            self.structure = tf.nest.map_structure(lambda _: 0, inputs)
+
+        def __call__(self, *tensors: Any) -> tuple:
+            return step(**tf.nest.pack_sequence_as(self.structure, tensors))
 
     def of_any_batch(tensor: Any) -> tf.TensorSpec:
         # The batch is the first dimension of all that has several.
-        shape = tf.convert_to_tensor(tensor).shape
+        shape = tensor.shape
         return tf.TensorSpec([None, *shape[1:]] if shape.rank > 1 else shape, tensor.dtype)
 
-    # Without AutoGraph: there is no control flow on tensors for it to rewrite.
-    function = tf.function(Unpacked(), autograph=False, jit_compile=jit_compile)
-    traced = {}
+    functions: dict[tuple, Callable] = {}
 
     def call(inputs: dict) -> tuple:
-        names = tuple(inputs)
-        if names not in traced:
-            signature = tf.nest.map_structure(of_any_batch, inputs)
-            traced[names] = function.get_concrete_function(signature)
-        return function(inputs)
+        tensors = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(inputs)]
+        kind = tuple(inputs), tensors[0].dtype
+        if kind not in functions:
+            # Without AutoGraph: there is no control flow on tensors for it to rewrite.
+            function = tf.function(Trace(inputs), autograph=False, jit_compile=jit_compile)
+            # One trace, called as it is: finding it anew by the types of all inputs takes longer
+            # than many a step.
+            functions[kind] = function.get_concrete_function(*map(of_any_batch, tensors))
+        return functions[kind](*tensors)
 
     return call
 
@@ -210,9 +216,10 @@ class CompiledSteps:
 
         Args:
             make_step: Callable without arguments that makes the step.
-            *parts: What tells it from others: Keras-serializable objects, numbers, texts.
+            *parts: What tells it from others: a sampler, say, numbers, texts.
         """
-        key = json.dumps(parts, default=_description)
+        # Not as Keras would serialize them, which imports TensorFlow whatever the backend.
+        key = str([(type(part), repr(part)) for part in parts])
         step = self.steps.pop(key, None) or make_step()
         self.steps[key] = step
         while len(self.steps) > STEPS_KEPT:
@@ -221,13 +228,6 @@ class CompiledSteps:
 
     def clear(self) -> None:
         self.steps.clear()
-
-
-def _description(part: Any) -> Any:
-    """What tells a part from others. Keras's own description imports TensorFlow on all backends."""
-    if isinstance(part, Part):
-        return [type(part).__module__, type(part).__qualname__, part.get_config()]
-    return keras.saving.serialize_keras_object(part)
 
 
 # Generation
@@ -300,8 +300,8 @@ def generate(
         batch = range(start, start + size)
         draw_noises = _noise_source(seed, batch, image_shape)
         noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
-        inputs = {name: _rows(values, batch) for name, values in per_image.items()}
-        noisy_images = ops.convert_to_tensor(noises)
+        inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
+        noisy_images = ops.convert_to_tensor(noises, "float32")
         visits = sample(step, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
         for i, (noisy_images, pred_images) in enumerate(visits):

@@ -1,8 +1,8 @@
 """Schedules: which noise level belongs to which diffusion time, and back.
 
-A schedule is bookkeeping around the network, never part of it: the network is told a noise level,
-so any schedule can be put in front of a trained model. The noise level travels through the package
-as its log signal-to-noise ratio, the one form that keeps float32 precision at both ends.
+A schedule is bookkeeping around the network, never part of it: the network is conditioned on a
+noise level, so any schedule can be put in front of a trained model. The noise level travels through
+the package as its log signal-to-noise ratio, the one form that keeps float32 digits at both ends.
 
 Schedules that the literature defines by a table of T timesteps keep their place in time by one
 rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
@@ -11,6 +11,7 @@ table and time 1 the noisiest (`keras_ddim.noise_levels.timesteps_to_times`).
 
 import math
 import numbers
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,11 +48,11 @@ class Schedule(Part):
     ```
     """
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         """log(ᾱ / (1 − ᾱ)) at the given times in [0, 1] (0 is data, 1 is noise)."""
         raise NotImplementedError
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         """The times at which `log_snr` is reached: the inverse of `log_snr`, by bisection.
 
         Levels that the schedule never reaches give its nearest end, time 0 or 1.
@@ -64,7 +65,7 @@ class Schedule(Part):
             low, high = ops.where(is_cleaner, middle, low), ops.where(is_cleaner, high, middle)
         return (low + high) / 2
 
-    def rates(self, diffusion_times):
+    def rates(self, diffusion_times: Any) -> tuple[Any, Any]:
         """`(noise_rates, signal_rates)` at the given times, shaped as they are."""
         return rates(self.log_snr(as_float(diffusion_times)))
 
@@ -75,7 +76,7 @@ class Schedule(Part):
         start, end = ops.convert_to_numpy(ends).astype("float64").tolist()
         return start, end
 
-    def excess(self, log_snr):
+    def excess(self, log_snr: Any) -> np.ndarray:
         """How far noise levels are outside of the schedule: a NumPy array, 0 inside."""
         levels, (start, end) = np.asarray(log_snr, "float64"), self.ends
         with np.errstate(invalid="ignore"):  # equal infinities are no distance apart, not NaN
@@ -113,7 +114,7 @@ class CosineSchedule(Schedule):
         Keras DDIM example.
     """
 
-    def __init__(self, min_signal_rate=0.02, max_signal_rate=0.95):
+    def __init__(self, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95) -> None:
         if not 0 < min_signal_rate < max_signal_rate < 1:
             raise ValueError(
                 "`min_signal_rate` and `max_signal_rate` must satisfy 0 < min_signal_rate < "
@@ -125,7 +126,7 @@ class CosineSchedule(Schedule):
         self.start_angle = math.acos(max_signal_rate)
         self.end_angle = math.acos(min_signal_rate)
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         angles = (1 - times) * self.start_angle + times * self.end_angle
         # The cosine near π/2 has lost its digits; the sine of the complement has all of them.
@@ -134,11 +135,11 @@ class CosineSchedule(Schedule):
         )
         return 2 * (ops.log(ops.sin(complements)) - ops.log(ops.sin(angles)))
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         angles = ops.arctan(ops.exp(-as_float(log_snr) / 2))
         return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "min_signal_rate": self.min_signal_rate,
             "max_signal_rate": self.max_signal_rate,
@@ -165,19 +166,19 @@ class LogSNRLinearSchedule(Schedule):
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
 
-    def __init__(self, start_log_snr=5.0, end_log_snr=-7.5):
+    def __init__(self, start_log_snr: float = 5.0, end_log_snr: float = -7.5) -> None:
         self.start_log_snr = _number("start_log_snr", start_log_snr)
         self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr)
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         return (1 - times) * self.start_log_snr + times * self.end_log_snr
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         fall = self.start_log_snr - self.end_log_snr
         return ops.clip((self.start_log_snr - as_float(log_snr)) / fall, 0, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
 
 
@@ -208,22 +209,22 @@ class KarrasSchedule(Schedule):
         [Karras et al., 2022, Elucidating the Design Space](https://arxiv.org/abs/2206.00364), eq. 5
     """
 
-    def __init__(self, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         self.sigma_min = _number("sigma_min", sigma_min, above=0)
         self.sigma_max = _number("sigma_max", sigma_max, above=sigma_min)
         self.rho = _number("rho", rho, above=0)
         self.start = self.sigma_min ** (1 / self.rho)
         self.end = self.sigma_max ** (1 / self.rho)
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         return -2 * self.rho * ops.log((1 - times) * self.start + times * self.end)
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         roots = ops.exp(as_float(log_snr) / (-2 * self.rho))
         return ops.clip((roots - self.start) / (self.end - self.start), 0, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
 
 
@@ -246,17 +247,17 @@ class BoundedSchedule(Schedule):
         ValueError: If the two are not finite or too close.
     """
 
-    def __init__(self, start_log_snr=10.0, end_log_snr=-10.0):
+    def __init__(self, start_log_snr: float = 10.0, end_log_snr: float = -10.0) -> None:
         self.start_log_snr = _number("start_log_snr", start_log_snr)
         self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr - 2 * MARGIN)
 
-    def formula(self, times):
+    def formula(self, times: Any) -> Any:
         raise NotImplementedError
 
-    def inverse_formula(self, log_snr):
+    def inverse_formula(self, log_snr: Any) -> Any:
         raise NotImplementedError
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         first, last = self._joints(times.dtype)
         log_snr = self.formula(ops.clip(times, first, last))
@@ -265,7 +266,7 @@ class BoundedSchedule(Schedule):
         log_snr = ops.where(times < first, start_line, log_snr)
         return ops.where(times > last, end_line, log_snr)
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         log_snr = as_float(log_snr)
         first, last = self._joints(log_snr.dtype)
         inner = ops.clip(log_snr, self.end_log_snr + MARGIN, self.start_log_snr - MARGIN)
@@ -274,13 +275,13 @@ class BoundedSchedule(Schedule):
         times = self.inverse_formula(inner) - into_start * first + into_end * (1 - last)
         return ops.clip(times, 0, 1)
 
-    def _joints(self, dtype):
+    def _joints(self, dtype: Any) -> tuple[Any, Any]:
         """The times at which the formula takes over from the first line and gives way again."""
         levels = [self.start_log_snr - MARGIN, self.end_log_snr + MARGIN]
         times = self.inverse_formula(ops.convert_to_tensor(levels, dtype))
         return times[0], times[1]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
 
 
@@ -310,13 +311,15 @@ class ImprovedCosineSchedule(BoundedSchedule):
         [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), eq. 17
     """
 
-    def __init__(self, offset=0.008, start_log_snr=10.0, end_log_snr=-10.0):
+    def __init__(
+        self, offset: float = 0.008, start_log_snr: float = 10.0, end_log_snr: float = -10.0
+    ) -> None:
         super().__init__(start_log_snr, end_log_snr)
         self.offset = _number("offset", offset, above=0, or_equal=True)
         self.speed = math.pi / 2 / (1 + self.offset)
         self.start_angle = self.speed * self.offset
 
-    def formula(self, times):
+    def formula(self, times: Any) -> Any:
         # 1 − ᾱ as a product, for the difference of two nearly equal cosines has no digits left.
         turns = self.speed * times
         complements = self.speed * (1 - times)
@@ -326,13 +329,13 @@ class ImprovedCosineSchedule(BoundedSchedule):
             - ops.log(ops.sin(turns + 2 * self.start_angle))
         )
 
-    def inverse_formula(self, log_snr):
+    def inverse_formula(self, log_snr: Any) -> Any:
         start_cosine, start_sine = math.cos(self.start_angle), math.sin(self.start_angle)
         cosines = start_cosine * ops.sqrt(ops.sigmoid(log_snr))
         sines = ops.sqrt(start_sine**2 + start_cosine**2 * ops.sigmoid(-log_snr))
         return (ops.arctan2(sines, cosines) - self.start_angle) / self.speed
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"offset": self.offset, **super().get_config()}
 
 
@@ -364,7 +367,14 @@ class SigmoidSchedule(BoundedSchedule):
         [Chen, 2023, On the Importance of Noise Scheduling](https://arxiv.org/abs/2301.10972)
     """
 
-    def __init__(self, start=-3.0, end=3.0, tau=1.0, start_log_snr=10.0, end_log_snr=-10.0):
+    def __init__(
+        self,
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: float = 1.0,
+        start_log_snr: float = 10.0,
+        end_log_snr: float = -10.0,
+    ) -> None:
         super().__init__(start_log_snr, end_log_snr)
         self.start = _number("start", start)
         self.end = _number("end", end, above=start)
@@ -377,7 +387,7 @@ class SigmoidSchedule(BoundedSchedule):
         )
         self.shift += self.span
 
-    def formula(self, times):
+    def formula(self, times: Any) -> Any:
         # log(sinh(x)) = x + log(1 - exp(-2x)) - log(2), which does not overflow.
         return (
             self.shift
@@ -386,12 +396,12 @@ class SigmoidSchedule(BoundedSchedule):
             - ops.log(-ops.expm1(-2 * self.span * times))
         )
 
-    def inverse_formula(self, log_snr):
+    def inverse_formula(self, log_snr: Any) -> Any:
         log_ratios = log_snr - self.shift
         rise = ops.logaddexp(log_ratios, self.span) - ops.logaddexp(log_ratios, -self.span)
         return rise / (2 * self.span)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"start": self.start, "end": self.end, "tau": self.tau, **super().get_config()}
 
 
@@ -419,10 +429,10 @@ class LinearVarianceSchedule(BoundedSchedule):
         [Sohl-Dickstein et al., 2015](https://arxiv.org/abs/1503.03585), β = 1 / (T − t + 1)
     """
 
-    def formula(self, times):
+    def formula(self, times: Any) -> Any:
         return ops.log(1 - times) - ops.log(times)
 
-    def inverse_formula(self, log_snr):
+    def inverse_formula(self, log_snr: Any) -> Any:
         return ops.sigmoid(-log_snr)
 
 
@@ -451,7 +461,7 @@ class TimestepSchedule(Schedule):
         Flawed](https://arxiv.org/abs/2305.08891)
     """
 
-    def __init__(self, log_alphas_cumprod, zero_terminal_snr=False):
+    def __init__(self, log_alphas_cumprod: np.ndarray, zero_terminal_snr: bool = False) -> None:
         self.zero_terminal_snr = bool(zero_terminal_snr)
         self.num_timesteps = len(log_alphas_cumprod)
         with np.errstate(divide="ignore"):  # log(0) = -inf is meant
@@ -465,7 +475,7 @@ class TimestepSchedule(Schedule):
         self.alphas_cumprod = np.exp(log_alphas_cumprod)
         self.ends_without_signal = bool(np.isneginf(self.levels[-1]))
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         timesteps = times_to_timesteps(times, self.num_timesteps)
         before = ops.clip(ops.cast(ops.floor(timesteps), "int32"), 0, self.num_timesteps - 2)
@@ -477,7 +487,7 @@ class TimestepSchedule(Schedule):
             log_snr = ops.where(self._is_last(before), falling, log_snr)
         return log_snr
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         log_snr = as_float(log_snr)
         levels = ops.convert_to_tensor(self.levels[:-1], log_snr.dtype)
         # The backends agree on the search in increasing sequences of one dimension.
@@ -492,7 +502,7 @@ class TimestepSchedule(Schedule):
         timesteps = ops.cast(before, log_snr.dtype) + weights
         return ops.clip(timesteps_to_times(timesteps, self.num_timesteps), 0, 1)
 
-    def _levels_around(self, before, dtype):
+    def _levels_around(self, before: Any, dtype: Any) -> tuple[Any, Any]:
         """Log-SNR of the timesteps `before` and of those after them, all finite."""
         levels = self.levels.copy()
         if self.ends_without_signal:
@@ -500,7 +510,7 @@ class TimestepSchedule(Schedule):
         levels = ops.convert_to_tensor(levels, dtype)
         return ops.take(levels, before), ops.take(levels, before + 1)
 
-    def _is_last(self, before):
+    def _is_last(self, before: Any) -> Any:
         return before == self.num_timesteps - 2
 
 
@@ -529,7 +539,14 @@ class TableSchedule(TimestepSchedule):
     (0.99998, 0.00635)
     """
 
-    def __init__(self, *, betas=None, alphas_cumprod=None, sigmas=None, zero_terminal_snr=False):
+    def __init__(
+        self,
+        *,
+        betas: Any = None,
+        alphas_cumprod: Any = None,
+        sigmas: Any = None,
+        zero_terminal_snr: bool = False,
+    ) -> None:
         tables = {"betas": betas, "alphas_cumprod": alphas_cumprod, "sigmas": sigmas}
         given = [name for name, table in tables.items() if table is not None]
         if len(given) != 1:
@@ -549,7 +566,7 @@ class TableSchedule(TimestepSchedule):
         super().__init__(log_alphas_cumprod, zero_terminal_snr)
         _check_apart(self.name, self.levels)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {self.name: self.table.tolist(), "zero_terminal_snr": self.zero_terminal_snr}
 
 
@@ -594,15 +611,20 @@ class LinearBetaSchedule(TimestepSchedule):
     # β ** (1 / power) is what is linear; the two β are those for T = 1000.
     power = 1
     standard_betas = (1e-4, 0.02)
+    continuous: bool
+    start_beta: float | None
+    end_beta: float | None
+    start_root: float
+    end_root: float
 
     def __init__(
         self,
-        num_timesteps=1000,
-        start_beta=None,
-        end_beta=None,
-        continuous=False,
-        zero_terminal_snr=False,
-    ):
+        num_timesteps: int = 1000,
+        start_beta: float | None = None,
+        end_beta: float | None = None,
+        continuous: bool = False,
+        zero_terminal_snr: bool = False,
+    ) -> None:
         if not isinstance(num_timesteps, numbers.Integral) or num_timesteps < 2:
             raise ValueError(
                 "`num_timesteps` must be an integer of at least 2. "
@@ -614,12 +636,14 @@ class LinearBetaSchedule(TimestepSchedule):
                 "True. Received: zero_terminal_snr=True, continuous=True"
             )
         self.continuous = bool(continuous)
-        for name, beta in (("start_beta", start_beta), ("end_beta", end_beta)):
-            setattr(self, name, None if beta is None else _number(name, beta, above=0, below=1))
+        self.start_beta, self.end_beta = (
+            None if beta is None else _number(name, beta, above=0, below=1)
+            for name, beta in (("start_beta", start_beta), ("end_beta", end_beta))
+        )
         # The standard ones, as rates, may exceed 1 for few timesteps: the product caps them.
         standard_start, standard_end = (b * 1000 / num_timesteps for b in self.standard_betas)
-        start_beta = standard_start if start_beta is None else self.start_beta
-        end_beta = standard_end if end_beta is None else self.end_beta
+        start_beta = standard_start if start_beta is None else start_beta
+        end_beta = standard_end if end_beta is None else end_beta
         if not start_beta < end_beta:
             raise ValueError(
                 "`start_beta` must be below `end_beta`. "
@@ -632,7 +656,7 @@ class LinearBetaSchedule(TimestepSchedule):
         super().__init__(np.cumsum(np.log1p(-self.betas)), zero_terminal_snr)
         _check_apart("betas", self.levels)
 
-    def log_snr(self, diffusion_times):
+    def log_snr(self, diffusion_times: Any) -> Any:
         if not self.continuous:
             return super().log_snr(diffusion_times)
         positions = times_to_timesteps(as_float(diffusion_times), self.num_timesteps) + 1
@@ -642,7 +666,7 @@ class LinearBetaSchedule(TimestepSchedule):
         exponents = positions * sum(terms) / len(terms)
         return -exponents - ops.log(-ops.expm1(-exponents))
 
-    def diffusion_times(self, log_snr):
+    def diffusion_times(self, log_snr: Any) -> Any:
         if not self.continuous:
             return super().diffusion_times(log_snr)
         exponents = ops.softplus(-as_float(log_snr))
@@ -651,7 +675,7 @@ class LinearBetaSchedule(TimestepSchedule):
         positions = (roots - self.start_root) / rise
         return ops.clip(timesteps_to_times(positions - 1, self.num_timesteps), 0, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "num_timesteps": self.num_timesteps,
             "start_beta": self.start_beta,
@@ -694,7 +718,7 @@ SCHEDULES = {
 }
 
 
-def get(identifier):
+def get(identifier: Any) -> Schedule:
     """The schedule that `identifier` names: a name, a config, a `Schedule` or None (the default).
 
     Args:
@@ -710,7 +734,9 @@ def get(identifier):
 # Arguments, checked
 
 
-def _number(name, value, above=-math.inf, below=math.inf, or_equal=False):
+def _number(
+    name: str, value: Any, above: float = -math.inf, below: float = math.inf, or_equal: bool = False
+) -> float:
     """`value` as a float between two bounds."""
     allowed = "a finite number"
     if above > -math.inf:
@@ -721,13 +747,13 @@ def _number(name, value, above=-math.inf, below=math.inf, or_equal=False):
         not isinstance(value, numbers.Real)
         or isinstance(value, bool)
         or not math.isfinite(value)
-        or not (above < value < below or (or_equal and value == above))
+        or not (above < float(value) < below or (or_equal and value == above))
     ):
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
     return float(value)
 
 
-def _check_table(name, table):
+def _check_table(name: str, table: Any) -> np.ndarray:
     """`table` as a float64 array whose entries are in range and in order."""
     try:
         table = np.array(ops.convert_to_numpy(table), "float64")
@@ -761,7 +787,7 @@ def _check_table(name, table):
     return table
 
 
-def _check_apart(name, levels):
+def _check_apart(name: str, levels: np.ndarray) -> None:
     """Neighbours must have different log-SNR in float32, or there would be no inverse."""
     wrong = np.flatnonzero(~(np.diff(levels.astype("float32")) < 0))
     if wrong.size:

@@ -10,6 +10,7 @@ model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ LARGEST_LOG_SNR = 20.0
 # Lists by time
 
 
-def uniform(num_steps):
+def uniform(num_steps: int) -> np.ndarray:
     """`t = 1, 1 - 1/n, ..., 1/n`: the same step in time throughout.
 
     Args:
@@ -49,7 +50,7 @@ def uniform(num_steps):
     return 1.0 - np.arange(num_steps) / num_steps
 
 
-def quadratic(num_steps):
+def quadratic(num_steps: int) -> np.ndarray:
     """`t = 1, (1 - 1/n)², ..., (1/n)²`: smaller steps towards the data.
 
     Args:
@@ -72,7 +73,7 @@ def quadratic(num_steps):
     return uniform(num_steps) ** 2
 
 
-def timesteps(num_steps, num_timesteps, spacing="leading"):
+def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> np.ndarray:
     """n of T timesteps: `t = i / (T - 1)` for strided timesteps i, the noisiest first.
 
     Of the timesteps 0, ..., T - 1 are visited
@@ -122,7 +123,7 @@ def timesteps(num_steps, num_timesteps, spacing="leading"):
 # Lists by noise level
 
 
-def uniform_log_snr(num_steps, schedule):
+def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
     """Times at which log-SNR is evenly spaced, from time 1 on and short of time 0.
 
     Args:
@@ -152,7 +153,7 @@ def uniform_log_snr(num_steps, schedule):
     return times
 
 
-def karras(num_steps, schedule, rho=7.0):
+def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     """Times of `σᵢ = (σ_max^(1/ρ) + i / (n - 1) * (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ`.
 
     σ is `noise_rates / signal_rates`; σ_max and σ_min are those of the schedule at times 1 and 0,
@@ -193,7 +194,7 @@ def karras(num_steps, schedule, rho=7.0):
 # Lists given as levels
 
 
-def from_log_snr(log_snr, schedule):
+def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
     """Times at which `schedule` has the given log-SNR.
 
     Args:
@@ -215,7 +216,7 @@ def from_log_snr(log_snr, schedule):
     return _times_of("log_snr", values, values, schedule)
 
 
-def from_noise_variances(noise_variances, schedule):
+def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
     """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`.
 
     Args:
@@ -239,7 +240,7 @@ def from_noise_variances(noise_variances, schedule):
     return _times_of("noise_variances", values, log_snr, schedule)
 
 
-def from_sigmas(sigmas, schedule):
+def from_sigmas(sigmas: Any, schedule: Any) -> np.ndarray:
     """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`.
 
     Args:
@@ -263,7 +264,7 @@ def from_sigmas(sigmas, schedule):
     return _times_of("sigmas", values, log_snr, schedule)
 
 
-def _check_values(name, values, low, high):
+def _check_values(name: str, values: Any, low: float, high: float) -> np.ndarray:
     """`values` as a float64 array (steps,), all of them from `low` to `high`."""
     try:
         values = np.array(keras.ops.convert_to_numpy(values), "float64")
@@ -281,7 +282,7 @@ def _check_values(name, values, low, high):
     return values
 
 
-def _times_of(name, values, log_snr, schedule):
+def _times_of(name: str, values: Any, log_snr: Any, schedule: Any) -> np.ndarray:
     """Times of levels that the schedule must reach."""
     schedule = schedules.get(schedule)
     start, end = schedule.ends
@@ -297,11 +298,11 @@ def _times_of(name, values, log_snr, schedule):
     return _times_at(log_snr, schedule)
 
 
-def _times_at(log_snr, schedule):
+def _times_at(log_snr: Any, schedule: Any) -> np.ndarray:
     times = keras.ops.convert_to_numpy(schedule.diffusion_times(np.asarray(log_snr, "float64")))
     return np.clip(times.astype("float64"), 0.0, 1.0)
 
 
-def _ends(schedule):
+def _ends(schedule: Any) -> np.ndarray:
     """Log-SNR at times 0 and 1, infinities replaced."""
     return np.clip(schedule.ends, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)

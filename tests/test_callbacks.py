@@ -1,6 +1,9 @@
 import csv
 import os
+import sys
+import types
 
+import IPython.display
 import keras
 import numpy as np
 import PIL.Image
@@ -58,19 +61,35 @@ def test_grids_start_from_the_same_noise(model, images, monkeypatch):
 
 
 def test_random_noise_is_drawn_once():
-    first, second = callbacks.SampleGrid(seed=None), callbacks.SampleGrid(seed=None)
-    assert isinstance(first.seed, int) and first.seed != second.seed
+    seeds = [callbacks.SampleGrid(seed=None).generate_options["seed"] for _ in range(2)]
+    assert isinstance(seeds[0], int) and seeds[0] != seeds[1]
+
+
+def test_options_are_those_of_generate(model, images, monkeypatch):
+    received = []
+
+    def generate(num_images, **options):
+        received.append((num_images, options))
+        return np.zeros((num_images, 8, 8, 3), "float32")
+
+    monkeypatch.setattr(model, "generate", generate)
+    monkeypatch.setattr(plots, "plot_images", lambda *args: None)
+    grid = callbacks.SampleGrid(2, diffusion_times=[1.0, 0.5], sampler="heun", clip=True)
+    fit(model, images, epochs=1, callbacks=[grid])
+    options = {"diffusion_times": [1.0, 0.5], "sampler": "heun", "clip": True}
+    assert received == [(2, {**options, "seed": 0, "verbose": 0})]
 
 
 def test_grids_are_shown_where_there_is_no_path(model, images, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots, "show", shown.append)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
     fit(model, images, callbacks=[callbacks.SampleGrid(num_images=2, diffusion_times=1, path=None)])
     assert len(shown) == 2
     assert shown[0]._repr_png_().startswith(b"\x89PNG")
 
 
-def test_showing_without_a_display_is_no_error(model, images):
+def test_showing_outside_of_a_notebook_is_no_error(model, images, monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
     fit(model, images, callbacks=[callbacks.SampleGrid(num_images=2, diffusion_times=1, path=None)])
 
 
@@ -79,6 +98,8 @@ def test_showing_without_a_display_is_no_error(model, images):
     [
         ("num_images", 0),
         ("diffusion_times", [1.0, 2.0]),
+        ("sampler", "hein"),
+        ("steps", 20),
         ("path", "{step}.png"),
         ("path", "{epoch.png"),
         ("path", "epoch_{epoch}.xyz"),
@@ -90,6 +111,13 @@ def test_showing_without_a_display_is_no_error(model, images):
 def test_wrong_arguments_are_errors_before_training(argument, value):
     with pytest.raises(ValueError, match=argument):
         callbacks.SampleGrid(**{argument: value})
+
+
+def test_images_that_cannot_be_drawn_are_refused_before_training():
+    grid = callbacks.SampleGrid()
+    grid.set_model(types.SimpleNamespace(image_shape=(8, 8, 2)))
+    with pytest.raises(ValueError, match="1, 3 or 4 channels"):
+        grid.on_train_begin()
 
 
 # SaveModel

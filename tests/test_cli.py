@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import keras_ddim
-from keras_ddim import callbacks, cli
+from keras_ddim import callbacks, cli, encoders, plots
 
 TINY = [
     *("--num-images", "64", "--image-size", "8", "--batch-size", "16"),
@@ -95,7 +95,7 @@ def test_the_model_is_the_one_described(trained):
     network = keras_ddim.ResidualUNet((8, 8, 3), widths=(8,), block_depth=1)
     assert model.image_shape == (8, 8, 3)
     assert model.network.count_params() == network.count_params()
-    assert model.ema == cli.EMA
+    assert model.ema == 0.999
 
 
 def test_a_run_is_not_replaced_by_accident(run, capsys):
@@ -126,7 +126,9 @@ def test_resuming_continues_as_before(run, capsys):
         (["--epochs", "2"], "2 epochs already"),
         (["--image-size", "16", "--epochs", "3"], "--image-size"),
         (["--widths", "8,16", "--epochs", "3"], "--widths"),
-        (["--ema", "0.9", "--epochs", "3"], "--ema"),
+        (["--ema", "0.9", "--epochs", "3"], "--ema is that of the model when resuming, 0.999"),
+        # Although it is what would be the default of a new run.
+        (["--image-size", "32", "--epochs", "3"], "8x8, not 32x32"),
     ],
 )
 def test_resuming_refuses_contradictions(run, capsys, arguments, message):
@@ -259,21 +261,42 @@ def test_generating_an_animation(trained, tmp_path):
 
 
 def test_the_animation_shows_the_images_of_the_picture(trained, tmp_path, monkeypatch):
-    received = []
+    received, animated = [], []
     original = keras_ddim.DiffusionModel.generate
 
     def record(self, num_images, diffusion_times, **kwargs):
         received.append((diffusion_times, *map(kwargs.get, ("sampler", "schedule", "seed"))))
-        return original(self, num_images, diffusion_times, **kwargs)
+        generated = original(self, num_images, diffusion_times, **kwargs)
+        animated.append((self.denormalize(generated.noisy_images), generated.pred_images))
+        return generated
 
+    drawn = []
     monkeypatch.setattr(keras_ddim.DiffusionModel, "generate", record)
+    monkeypatch.setattr(plots, "animate", lambda *args: drawn.append(args[:2]))
     arguments = ["--times", "2", "--sampler", "heun", "--schedule", "log_snr_linear"]
     files = ["--output", str(tmp_path / "grid.png"), "--animation", str(tmp_path / "way.gif")]
     for _ in range(2):
-        assert generate(trained, *arguments, *files, "--num-images", "2") == 0
-    assert received[0] == received[1] and received[2] == received[3]
+        assert generate(trained, *arguments, *files, "--num-images", "18") == 0
+    assert len(received) == len(drawn) == 2  # generated once each time
+    for shown, generated in zip(drawn, animated):
+        for shown_images, images in zip(shown, generated):
+            np.testing.assert_array_equal(shown_images, images[:, :16])
     assert received[0][:3] == (2, "heun", "log_snr_linear")
-    assert received[0][3] != received[2][3]  # new images each time
+    assert received[0][3] != received[1][3]  # new images each time
+
+
+@pytest.mark.parametrize("clip, passed", [("none", False), ("static", "static"), (None, False)])
+def test_generating_with_clipping(trained, tmp_path, monkeypatch, clip, passed):
+    received = []
+
+    def record(self, num_images, diffusion_times, **kwargs):
+        received.append(kwargs["clip"])
+        return np.zeros((num_images, 8, 8, 3), "float32")
+
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "generate", record)
+    arguments = [] if clip is None else ["--clip", clip]
+    assert generate(trained, *arguments, "--output", str(tmp_path / "x.png")) == 0
+    assert received == [passed]
 
 
 # evaluate
@@ -281,9 +304,8 @@ def test_the_animation_shows_the_images_of_the_picture(trained, tmp_path, monkey
 
 @pytest.fixture
 def evaluate(trained, tmp_path, monkeypatch):
-    """Evaluates the trained model into a folder; classifiers are kept in another."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cli, "CLASSIFIER_STEPS", 3)
+    """Evaluates the trained model into a folder."""
+    monkeypatch.setattr(cli.evaluate, "CLASSIFIER_STEPS", 3)
 
     def run(*arguments):
         command = ["evaluate", str(trained / "model.keras"), "--num-images", "8", *arguments]
@@ -296,31 +318,44 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert evaluate("--times", "1", "1,0.5", "--sampler", "heun", "--seed", "3") == 0
     output = capsys.readouterr().out
     folder = tmp_path / "evaluation"
-    assert sorted(os.listdir(folder)) == ["nearest.png", "results.json", "table.md"]
+    files = ["classifier.keras", "nearest.png", "results.json", "table.md"]
+    assert sorted(os.listdir(folder)) == files
     assert (folder / "table.md").read_text() in output
-    assert "small classifier trained on these data" in output and "FID" not in output
+    assert "features: a small classifier" in output and "FID" not in output
     results = json.loads((folder / "results.json").read_text())
     assert [row["evaluations"] for row in results["rows"]] == [None, 1, 3, None]
-    assert results["sampler"]["class_name"] == "Heun" and results["seed"] == 3
+    assert '"class_name": "Heun"' in (folder / "results.json").read_text()
+    assert results["seed"] == 3
     # The data are those of training, and so are those kept from it.
     assert results["data"] == "flowers"
     assert results["data_options"]["num_images"] == 64
     assert results["real_images"] == 8
     # The classifier of the first time is that of the second.
-    kept = os.listdir(tmp_path / "home" / "keras_ddim")
-    assert len(kept) == 1
+    kept = (folder / "classifier.keras").read_bytes()
     assert evaluate("--times", "1", "1,0.5", "--sampler", "heun", "--seed", "3") == 0
     assert "Training a small classifier" not in capsys.readouterr().out
-    assert os.listdir(tmp_path / "home" / "keras_ddim") == kept
+    assert (folder / "classifier.keras").read_bytes() == kept
     assert json.loads((folder / "results.json").read_text())["rows"] == results["rows"]
 
 
-def test_evaluating_with_inception(evaluate, monkeypatch, tmp_path, capsys):
-    class Flat(cli.encoders.InceptionV3):
-        def _load(self):
-            return lambda images, training: images[:, ::25, ::25, 0].numpy().reshape(-1, 9)
+def test_evaluating_with_the_classifier_of_another_evaluation(evaluate, tmp_path, capsys):
+    assert evaluate("--times", "1") == 0
+    rows = json.loads((tmp_path / "evaluation" / "results.json").read_text())["rows"]
+    classifier = str(tmp_path / "flowers.keras")
+    (tmp_path / "evaluation").rename(tmp_path / "first")
+    (tmp_path / "first" / "classifier.keras").rename(classifier)
+    assert evaluate("--times", "1", "--encoder", classifier) == 0
+    assert f"Comparing by the features of {classifier}" in capsys.readouterr().out
+    assert not (tmp_path / "evaluation" / "classifier.keras").exists()
+    assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["rows"] == rows
 
-    monkeypatch.setattr(cli.encoders, "InceptionV3", Flat)
+
+def test_evaluating_with_inception(evaluate, monkeypatch, tmp_path, capsys):
+    class Flat(encoders.InceptionV3):
+        def __call__(self, images):
+            return images[:, ::4, ::4, 0].reshape(-1, 4)
+
+    monkeypatch.setattr(encoders, "InceptionV3", Flat)
     arguments = ["--encoder", "inception_v3", "--encoder-size", "75", "--times", "1"]
     assert evaluate(*arguments) == 0
     assert "| FID | KID |" in capsys.readouterr().out
@@ -419,14 +454,19 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
 
 
 def test_help_and_version(capsys):
-    for arguments in (
-        ["--help"],
-        ["train", "--help"],
-        ["generate", "--help"],
-        ["evaluate", "--help"],
+    for arguments, default in (
+        ([], ""),
+        (
+            ["train"],
+            "--times TIMES [TIMES ...] of the rows of times.png "
+            "(default: 1 3 5 1.0,0.8,0.5,0.2 20 50)",
+        ),
+        (["generate"], "(default: generated.png)"),
+        (["evaluate"], "(default: classifier)"),
     ):
-        assert cli.main(arguments) == 0
-        assert "examples:" in capsys.readouterr().out
+        assert cli.main([*arguments, "--help"]) == 0
+        output = capsys.readouterr().out
+        assert "examples:" in output and default in " ".join(output.split())
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == keras_ddim.__version__
 

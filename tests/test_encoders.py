@@ -48,18 +48,16 @@ class TestInceptionV3:
             encoders.encode(encoder, transparent), encoders.encode(encoder, white), rtol=1e-5
         )
         assert np.abs(features - encoders.encode(encoder, white)).max() > 1e-3
-        assert encoders.name_of(encoder) == "InceptionV3 at 75x75"
+        assert str(encoder) == "InceptionV3 at 75x75"
 
-    def test_sees_pixels_from_minus_one_to_one(self, tmp_path):
+    def test_sees_pixels_from_minus_one_to_one(self, monkeypatch):
         seen = []
 
-        class Recorder(encoders.InceptionV3):
-            def _load(self):
-                return lambda images, training: seen.append(np.array(images)) or images[:, 0, 0]
+        def network(images, training):
+            seen.append(np.array(images))
 
-        weights = tmp_path / "some.weights.h5"
-        weights.touch()
-        Recorder(75, weights)(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
+        monkeypatch.setattr(keras.applications, "InceptionV3", lambda **options: network)
+        encoders.InceptionV3(75)(np.linspace(0, 1, 12).reshape(1, 2, 2, 3))
         assert seen[0].shape == (1, 75, 75, 3)
         assert (seen[0].min(), seen[0].max()) == pytest.approx((-1, 1))
 
@@ -69,30 +67,22 @@ class TestInceptionV3:
 
         monkeypatch.setattr(keras.applications, "InceptionV3", fail)
         with pytest.raises(ValueError) as caught:
-            keras_ddim.KID().update_state(np.zeros((2, 8, 8, 3)), None)
+            encoders.encode(encoders.InceptionV3(), np.zeros((2, 8, 8, 3)))
         message = str(caught.value)
-        assert "can't be downloaded" in message and "\n" not in message
-        assert "InceptionV3(weights=...)" in message and "train_classifier" in message
+        assert "'imagenet', if that can be downloaded" in message and "\n" not in message
+        assert "train_classifier" in message and "URL fetch failure" in message
 
-    def test_errors(self, tmp_path):
+    def test_errors(self):
         with pytest.raises(ValueError, match=r"at least 75. Received: image_size=64"):
             encoders.InceptionV3(64)
-        with pytest.raises(ValueError, match=r"`weights` must be.*missing.h5"):
-            encoders.InceptionV3(weights=tmp_path / "missing.h5")
 
     @pytest.mark.slow
     def test_foreign_weights(self, tmp_path):
         foreign = tmp_path / "foreign.weights.h5"
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(foreign)
-        with pytest.raises(ValueError, match=r"`weights` must be those.*foreign"):
-            encoders.InceptionV3(75, foreign)(np.zeros((1, 8, 8, 3)))
-
-    def test_config(self, tmp_path):
-        weights = tmp_path / "some.weights.h5"
-        weights.touch()
-        config = encoders.InceptionV3(75, weights).get_config()
-        again = keras_ddim.encoders.InceptionV3.from_config(config)
-        assert again.get_config() == {"image_size": 75, "weights": str(weights)}
+        for path in (foreign, tmp_path / "missing.weights.h5"):
+            with pytest.raises(ValueError, match=rf"`weights` must be.*{path.name}"):
+                encoders.InceptionV3(75, path)(np.zeros((1, 8, 8, 3)))
 
 
 class TestClassifier:
@@ -103,19 +93,36 @@ class TestClassifier:
         images = np.concatenate([images for images, _ in labelled_images[1]])
         features = encoders.encode(encoder, images)
         assert features.shape == (len(images), 64)
-        # They are those that the classes' scores are computed of.
-        weights, bias = encoder.network.layers[-1].get_weights()
-        scores = encoder.network.predict(images, verbose=0)
-        np.testing.assert_allclose(features @ weights + bias, scores, atol=1e-3)
+        # They tell the classes apart.
+        labels = np.concatenate([labels for _, labels in labelled_images[1]])
+        black, white = features[labels == 0], features[labels == 1]
+        assert np.ptp(black, axis=0).max() < 0.1 < np.abs(black[0] - white[0]).max()
 
-    def test_is_kept(self, labelled_images, tmp_path):
+    def test_is_saved(self, labelled_images, tmp_path):
         path = tmp_path / "folder" / "classifier.keras"
+        encoder = train(labelled_images)
+        encoder.save(path)
         images = np.random.default_rng(0).random((5, 8, 8, 1))
-        features = encoders.encode(train(labelled_images, cache=path), images)
-        written = path.stat().st_mtime_ns
-        again = train(labelled_images, cache=path)
-        assert path.stat().st_mtime_ns == written
-        np.testing.assert_allclose(encoders.encode(again, images), features, rtol=1e-5)
+        features = encoders.encode(encoder, images)
+        for again in (encoders.load_classifier(path), encoders.get(str(path))):
+            np.testing.assert_allclose(encoders.encode(again, images), features, rtol=1e-5)
+            assert str(again) == str(encoder)
+        with pytest.raises(ValueError, match=r"expected shape=\(None, 8, 8, 1\)"):
+            encoders.encode(again, np.zeros((2, 9, 9, 1)))
+        with pytest.raises(ValueError, match=r"must end in .keras. Received: path=classifier.h5"):
+            encoder.save("classifier.h5")
+
+    def test_accuracy_is_optional(self, labelled_images):
+        encoder = encoders.train_classifier(labelled_images[0], num_classes=2, verbose=0)
+        assert encoder.accuracy is None and "accuracy" not in str(encoder)
+
+    def test_other_files_are_errors(self, tmp_path):
+        foreign, damaged = tmp_path / "foreign.keras", tmp_path / "damaged.keras"
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(foreign)
+        damaged.write_bytes(foreign.read_bytes()[:100])
+        for path in (foreign, damaged, tmp_path / "missing.keras"):
+            with pytest.raises(ValueError, match=rf"`path` must be a '.keras' file.*{path.name}"):
+                encoders.get(path)
 
     def test_errors(self, labelled_images):
         with pytest.raises(ValueError, match=r"batches \(images, labels\)"):
@@ -123,13 +130,20 @@ class TestClassifier:
         with pytest.raises(ValueError, match=r"`num_classes`.*Received: num_classes=0"):
             encoders.train_classifier(labelled_images[0])
 
-    def test_path_follows_from_the_settings(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        one, same, other = (
-            encoders.classifier_path("flowers", {"image_size": size}) for size in (8, 8, 16)
-        )
-        assert one == same != other
-        assert tmp_path in one.parents
+
+class TestGet:
+    def test_callables_are_themselves_and_inception_is_shared(self):
+        def encoder(images):
+            return images
+
+        assert encoders.get(encoder) is encoder
+        assert encoders.get("inception_v3") is encoders.get("inception_v3")
+        assert str(encoders.get("inception_v3")) == "InceptionV3 at 299x299"
+
+    @pytest.mark.parametrize("wrong", ["vgg", "weights.h5", None, encoders.InceptionV3, 5])
+    def test_errors(self, wrong):
+        with pytest.raises(ValueError, match=r"`encoder` must be 'inception_v3'.*encoder="):
+            encoders.get(wrong)
 
 
 class TestEncode:
@@ -151,7 +165,6 @@ class TestEncode:
         model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()], name="flat")
         images = np.random.default_rng(0).random((3, 4, 4, 1))
         np.testing.assert_allclose(encoders.encode(model, images), images.reshape(3, 16), rtol=1e-6)
-        assert encoders.name_of(model) == "flat"
 
     def test_progress(self, capsys):
         images = np.zeros((3, 4, 4, 1))
@@ -159,3 +172,15 @@ class TestEncode:
         assert capsys.readouterr().out == ""
         encoders.encode(lambda images: images[:, 0, 0], images, verbose=1)
         assert "3/3" in capsys.readouterr().out
+
+    def test_errors(self):
+        images = np.ones((5, 4, 4, 1))
+        with pytest.raises(ValueError, match=r"images of shape \(0, 4, 4, 1\)"):
+            encoders.encode(np.asarray, images[:0])
+        for wrong in (
+            lambda images: images,
+            lambda images: images[:2, 0, 0],
+            lambda images: images[:, 0, 0] * np.nan,
+        ):
+            with pytest.raises(ValueError, match=r"`encoder` must.*finite.*for 5 images"):
+                encoders.encode(wrong, images)

@@ -64,6 +64,47 @@ def test_untrained_models(tmp_path, images):
     assert np.isfinite(loaded.fit(images, verbose=0).history["loss"]).all()
 
 
+def test_saved_is_what_was_chosen_for_training(tmp_path):
+    """What is off, older versions of Keras may not know; "auto" depends on the machine."""
+    model = keras_ddim.DiffusionModel(network=tiny_network())
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    # `nesterov` is True by default: that it is not must be kept.
+    optimizer = keras.optimizers.Muon(rate, nesterov=False, clipnorm=1.0)
+    model.compile(optimizer)
+    config = model.get_compile_config()
+    assert config["jit_compile"] == "auto"
+    written = config["optimizer"]["config"]
+    assert {"use_ema", "global_clipnorm"}.isdisjoint(written)
+    assert (written["nesterov"], written["clipnorm"], written["momentum"]) == (False, 1.0, 0.95)
+    assert "warmup_target" not in written["learning_rate"]["config"]
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert loaded.optimizer.get_config() == optimizer.get_config()
+    model.compile(jit_compile=False)
+    assert model.get_compile_config()["jit_compile"] is False
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_an_optimizer_with_an_argument_of_later(tmp_path, threshold):
+    model = keras_ddim.DiffusionModel(network=tiny_network())
+    model.compile(SGDOfLater(threshold=threshold))
+    written = model.get_compile_config()["optimizer"]["config"]
+    assert ("threshold" in written) == (threshold is not None)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert loaded.optimizer.threshold == threshold
+
+
+@keras.saving.register_keras_serializable("tests")
+class SGDOfLater(keras.optimizers.SGD):
+    def __init__(self, learning_rate=0.01, threshold=None, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.threshold = threshold
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
+
+
 def test_parts_are_saved(tmp_path):
     schedule = keras_ddim.CosineSchedule(0.1, 0.8)
     network = tiny_network((8, 16, 1), dtype="mixed_bfloat16")

@@ -34,12 +34,11 @@ def main():
     titles = [f"{spacing.__name__}, {start}" for spacing in SPACINGS for start in STARTS]
     print(f"{'slope over the last four':78}{'order':>6}", *(f"{title:>27}" for title in titles))
     for i, sampler in enumerate(tests.DETERMINISTIC):
-        solve = tests.make_solver(sampler)
         style = {"color": f"C{i % 10}", "marker": "osv"[i // 10], "markersize": 4}
         slopes = []
         for column, spacing in enumerate(SPACINGS):
             for row, exact_steps in enumerate((tests.steps_to_start(sampler), 0)):
-                errors = tests.measure_errors(solve, spacing, ALL_STEPS, exact_steps)
+                errors = tests.measure_errors(sampler, spacing, ALL_STEPS, exact_steps)
                 slopes.append(tests.slope(ALL_STEPS[-4:], errors[-4:]))
                 axes[row, column].loglog(ALL_STEPS, errors, label=repr(sampler), **style)
         order = tests.order_of_accuracy(sampler)

@@ -16,28 +16,22 @@ import numpy as np
 from keras_ddim.metrics import FID, KID, Precision, Recall
 
 BATCH = 128
-METRICS = {
-    "FID()": FID,
-    "FID(extrapolate=True)": lambda encoder: FID(encoder, extrapolate=True),
-    "KID()": KID,
-    "Precision()": Precision,
-    "Recall()": Recall,
-}
+METRICS = FID, KID, Precision, Recall
 
 
-def measure(make, num_images, num_features):
+def measure(kind, num_images, num_features):
     """`(seconds, megabytes)` of a metric from its first batch to its result."""
     gc.collect()
     rng = np.random.default_rng(0)
     tracemalloc.start()
-    metric = make(lambda images: images)
+    metric = kind(lambda images: images)
     seconds = 0.0
     for start in range(0, num_images, BATCH):
         count = min(BATCH, num_images - start)
         batches = (rng.standard_normal((count, num_features)) for _ in range(2))
-        for add, features in zip((metric.add_real, metric.add_generated), batches):
+        for kept, features in zip((metric.real, metric.generated), batches):
             begin = time.perf_counter()
-            add(features)
+            kept.add(features)
             seconds += time.perf_counter() - begin
     begin = time.perf_counter()
     metric.result()
@@ -57,17 +51,17 @@ def main():
 
     measured = {}
     for _ in range(args.rounds):
-        for name, make in METRICS.items():
+        for kind in METRICS:
             for num_images in all_images:
-                result = measure(make, num_images, args.features)
-                measured.setdefault((name, num_images), []).append(result)
+                result = measure(kind, num_images, args.features)
+                measured.setdefault((kind, num_images), []).append(result)
 
     print(f"{args.features} features; seconds, and peak memory in MB")
     print("| metric |" + "".join(f" {num_images:,} images |" for num_images in all_images))
     print("| --- |" + " ---: |" * len(all_images))
-    for name in METRICS:
-        medians = (np.median(measured[name, count], axis=0) for count in all_images)
-        print(f"| {name} |" + "".join(f" {s:.1f} s, {mb:.0f} MB |" for s, mb in medians))
+    for kind in METRICS:
+        medians = (np.median(measured[kind, count], axis=0) for count in all_images)
+        print(f"| {kind.__name__}() |" + "".join(f" {s:.1f} s, {mb:.0f} MB |" for s, mb in medians))
 
 
 if __name__ == "__main__":

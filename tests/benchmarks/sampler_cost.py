@@ -19,7 +19,7 @@ import numpy as np
 import keras_ddim
 from keras_ddim import DDIM, DDPM, AdamsBashforth, DPMSolverPP, Euler, Heun, UniPC
 
-BATCH, IMAGE_SHAPE = 16, (64, 64, 3)
+BATCH = 16
 STEPS = 20
 SAMPLERS = {
     "DDIM()": DDIM(),
@@ -37,8 +37,8 @@ SAMPLERS = {
 }
 
 
-def make_identity_model():
-    noisy_images, noise_variances = keras.Input(IMAGE_SHAPE), keras.Input((1, 1, 1))
+def make_identity_model(image_shape):
+    noisy_images, noise_variances = keras.Input(image_shape), keras.Input((1, 1, 1))
     network = keras.Model([noisy_images, noise_variances], keras.layers.Identity()(noisy_images))
     return keras_ddim.DiffusionModel(network=network, seed=0)
 
@@ -52,11 +52,15 @@ def milliseconds(function, *args, **kwargs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30, help="turns of each solver (%(default)s)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--size", type=int, default=64, help="of the images (%(default)s)")
+    args = parser.parse_args()
+    rounds, image_shape = args.rounds, (args.size, args.size, 3)
 
-    noise = np.random.default_rng(0).standard_normal((BATCH, *IMAGE_SHAPE), "float32")
-    identity_model = make_identity_model()
-    _, denoise = keras_ddim.DiffusionModel(IMAGE_SHAPE, seed=0).make_generate_functions()
+    noise = np.random.default_rng(0).standard_normal((BATCH, *image_shape), "float32")
+    identity_model = make_identity_model(image_shape)
+    default_step = keras_ddim.DiffusionModel(image_shape, seed=0).make_step()
+    noisy_images = keras.ops.convert_to_tensor(noise)
+    level = keras.ops.convert_to_tensor(np.float32(0.0))
 
     def time_step(sampler):
         many, one = (
@@ -74,7 +78,9 @@ def main():
         return (many - one) / STEPS
 
     def time_evaluation():
-        return milliseconds(lambda: np.asarray(denoise(noise, np.float32(0.0))[1]))
+        return milliseconds(
+            lambda: np.asarray(default_step(noisy_images=noisy_images, log_snr=level)[1])
+        )
 
     solvers = list(SAMPLERS.values())
     for sampler in solvers:
@@ -98,7 +104,7 @@ def main():
     for label, count, cost, ratio, share in zip(SAMPLERS, counts, costs, ratios, shares):
         print(f"| {label} | {count} | {cost:.2f} | {ratio:.2f} | {share:.1%} |")
     print(
-        f"\nMedians over {rounds} rounds, of {BATCH} images of {IMAGE_SHAPE}. One evaluation of "
+        f"\nMedians over {rounds} rounds, of {BATCH} images of {image_shape}. One evaluation of "
         f"the default network on them: {np.median(evaluations):.0f} ms."
     )
 

@@ -1,248 +1,187 @@
-"""Synthetic flower pictures: the data set that needs no download.
+"""Synthetic pictures of flowers: a labelled data set that needs no download, in NumPy only.
 
 A flower is a stack of *whorls* (rings or fans of equal petals), painted from back to front, and
 a disc in the middle. A petal's outline is a formula in polar coordinates, so the distance of each
 pixel to it is a formula too, and clipping that distance gives an edge that is soft over exactly
-one pixel: anti-aliased at any size, without drawing anything twice.
+one pixel: anti-aliased at any size, without supersampling.
 """
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_ddim.checks import check_count, check_integers, check_seed
 
-# Pixels drawn at once: few enough for the planes to stay in the processor's cache.
+# Pixels drawn at once: few enough for their arrays to stay in the processor's cache.
 _CHUNK_PIXELS = 2**16
 
-# Columns of random numbers owned by each image, more than the hungriest family uses.
+# Random numbers for each image, more than any family uses.
 _DRAWS_PER_IMAGE = 96
+
+_Array = np.ndarray
+_Pair = tuple[float, float]
+_Colour = tuple[float, float, float]  # hue, saturation, value
+_ColourPairs = tuple[tuple[_Colour, _Colour], ...]
 
 
 class _Whorl(NamedTuple):
-    """Equal petals around one point. A pair is a range, lengths are in flower radii."""
+    """Equal petals around one point. A pair is a range, lengths are in radii of the flower."""
 
-    petals: tuple = (5, 5)
-    length: tuple = (1.0, 1.0)
-    width: tuple = (1.0, 1.0)  # 1 just fills the petal's sector, more overlaps the neighbours
+    petals: tuple[int, int]
+    length: _Pair
+    width: _Pair  # 1 just fills the petal's sector, more overlaps the neighbours
     base: float = 0.6  # larger: narrower where the petal is attached
     tip: float = 0.4  # larger: more pointed
     twist: float = 0.0  # how far the petals may curve sideways
     tuck: float = 0.0  # shade on the side that lies under the neighbour
     midrib: float = 0.0  # shade along the middle line
-    rim: float = 0.2  # shade along the outline
     value: float = 1.0  # brightness relative to the family's colours
-    turn: tuple = (0.0, 1.0)  # of the ring, in angles between petals
-    throat: tuple = (0.0, 1.0)  # where along the petal its inner colour turns into the outer one
+    turn: _Pair = (0.0, 1.0)  # of the ring, in angles between petals
     colours: str = "petal"
-    fan: tuple | None = None  # None: a full ring; else the angle between petals, pointing up
+    fan: _Pair | None = None  # None: a full ring; else the angle between petals, pointing up
     sink: float = 0.0  # how far below the flower's centre the petals are attached
     shadow: float = 0.3  # darkness cast on what lies behind
-    odds: float = 1.0  # how many of the family's flowers have this whorl
+    odds: float = 1.0  # share of the family's flowers that have this whorl
 
 
 class _Family(NamedTuple):
-    """One kind of flower. A colour is (hue, saturation, value)."""
+    """One kind of flower."""
 
     name: str
-    petal: tuple  # pairs of (inner, outer) colours, of which one is chosen
-    whorls: tuple
-    disc: tuple = (0.0, 0.0)  # radius of the middle in flower radii
-    disc_colours: tuple = ((0.12, 0.8, 0.95), (0.09, 0.95, 0.75))  # middle, rim
+    petal: _ColourPairs  # inner and outer colours; each flower has one of the pairs
+    whorls: tuple[_Whorl, ...]  # from back to front
+    throat: _Pair = (0.0, 1.0)  # where along a petal inner turns into outer colour
+    disc: _Pair | None = None  # radius of the disc in radii of the flower
+    disc_colours: tuple[_Colour, _Colour] = ((0.12, 0.8, 0.95), (0.09, 0.95, 0.75))  # middle, rim
     seeds: float = 0.0  # contrast of the seeds on the disc
-    radius: tuple = (0.55, 0.85)  # in halves of the shorter image side
-    tilt: float = 0.3  # how much shorter the far axis may look
+    radius: _Pair = (0.55, 0.85)  # in halves of the shorter image side
+    tilt: float = 0.3  # how much shorter one axis may look
     stem: float = 0.4  # share of flowers seen with a stem
 
 
-_LEAVES = _Whorl(
-    (3, 5), (0.9, 1.15), (0.45, 0.7), 0.7, 0.9, 0.3, midrib=0.3, colours="leaf", odds=0.4
-)
+def _family(name: str, petal: _ColourPairs, *whorls: _Whorl, **others: Any) -> _Family:
+    return _Family(name, petal, whorls, **others)
+
+
+_leaves = functools.partial(_Whorl, base=0.7, tip=0.9, midrib=0.3, colours="leaf")
+_LEAVES_BEHIND = _leaves((3, 5), (0.9, 1.15), (0.45, 0.7), twist=0.3, odds=0.4)
 
 _FAMILIES = (
-    _Family(
+    _family(
         "daisy",
-        petal=(
+        (
             ((0.14, 0.10, 0.92), (0.12, 0.02, 1.0)),
             ((0.92, 0.45, 0.95), (0.93, 0.15, 1.0)),
             ((0.75, 0.40, 0.85), (0.76, 0.28, 0.98)),
         ),
-        whorls=(
-            _Whorl((13, 21), (1.0, 1.0), (0.8, 1.0), 0.5, 0.25, value=0.85),
-            _Whorl((13, 21), (0.88, 0.97), (0.75, 0.95), 0.5, 0.25),
-        ),
+        _Whorl((13, 21), (1, 1), (0.8, 1.0), 0.5, 0.25, value=0.85),
+        _Whorl((13, 21), (0.88, 0.97), (0.75, 0.95), 0.5, 0.25),
         disc=(0.24, 0.34),
         seeds=0.15,
     ),
-    _Family(
+    _family(
         "sunflower",
-        petal=(
+        (
             ((0.09, 0.95, 0.95), (0.14, 0.85, 1.0)),
             ((0.05, 0.95, 0.75), (0.12, 0.90, 1.0)),
         ),
-        whorls=(
-            _Whorl((15, 20), (1.0, 1.0), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
-            _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
-        ),
+        _Whorl((15, 20), (1, 1), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
+        _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
         disc=(0.40, 0.52),
         disc_colours=((0.08, 0.75, 0.22), (0.06, 0.85, 0.42)),
         seeds=0.45,
         radius=(0.65, 0.9),
     ),
-    _Family(
+    _family(
         "rose",
-        petal=(
+        (
             ((0.97, 0.95, 0.55), (0.98, 0.85, 0.90)),
             ((0.94, 0.65, 0.80), (0.95, 0.30, 1.0)),
             ((0.09, 0.55, 0.90), (0.11, 0.22, 1.0)),
         ),
-        whorls=(
-            _LEAVES,
-            _Whorl((5, 6), (1.0, 1.0), (1.2, 1.3), 0.6, 0.3, 0.3, 0.1),
-            _Whorl((5, 5), (0.78, 0.84), (1.2, 1.3), 0.6, 0.3, 0.5, 0.15),
-            _Whorl((4, 4), (0.56, 0.62), (1.2, 1.3), 0.6, 0.3, 0.7, 0.2, value=0.95),
-            _Whorl((3, 3), (0.34, 0.40), (1.2, 1.3), 0.5, 0.25, 1.5, 0.25, value=0.9),
-            _Whorl((2, 2), (0.17, 0.20), (1.2, 1.3), 0.5, 0.2, 3.0, 0.3, value=0.75),
-        ),
+        _LEAVES_BEHIND,
+        _Whorl((5, 6), (1, 1), (1.2, 1.3), 0.6, 0.3, 0.3, 0.1),
+        _Whorl((5, 5), (0.78, 0.84), (1.2, 1.3), 0.6, 0.3, 0.5, 0.15),
+        _Whorl((4, 4), (0.56, 0.62), (1.2, 1.3), 0.6, 0.3, 0.7, 0.2, value=0.95),
+        _Whorl((3, 3), (0.34, 0.40), (1.2, 1.3), 0.5, 0.25, 1.5, 0.25, value=0.9),
+        _Whorl((2, 2), (0.17, 0.20), (1.2, 1.3), 0.5, 0.2, 3.0, 0.3, value=0.75),
         radius=(0.5, 0.75),
     ),
-    _Family(
+    _family(
         "tulip",
-        petal=(
+        (
             ((0.14, 0.85, 0.95), (0.99, 0.88, 0.90)),
             ((0.93, 0.50, 0.90), (0.92, 0.25, 1.0)),
             ((0.10, 0.90, 0.95), (0.14, 0.75, 1.0)),
             ((0.80, 0.60, 0.45), (0.79, 0.50, 0.75)),
         ),
-        whorls=(
-            _Whorl(
-                (2, 2),
-                (1.4, 1.6),
-                (0.20, 0.26),
-                0.7,
-                0.9,
-                colours="leaf",
-                midrib=0.3,
-                fan=(0.8, 1.2),
-                sink=1.9,
-                shadow=0.2,
-            ),
-            _Whorl(
-                (2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75
-            ),
-            _Whorl(
-                (2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75
-            ),
-            _Whorl(
-                (1, 1),
-                (1.35, 1.45),
-                (0.40, 0.48),
-                0.45,
-                0.5,
-                midrib=0.12,
-                fan=(1.0, 1.0),
-                sink=0.75,
-            ),
+        _leaves((2, 2), (1.4, 1.6), (0.20, 0.26), fan=(0.8, 1.2), sink=1.9, shadow=0.2),
+        _Whorl((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75),
+        _Whorl((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75),
+        _Whorl(
+            (1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0), sink=0.75
         ),
         radius=(0.42, 0.6),
         tilt=0.1,
         stem=1.0,
     ),
-    _Family(
+    _family(
         "poppy",
-        petal=(
+        (
             ((0.00, 0.60, 0.12), (0.01, 0.93, 0.93)),
             ((0.95, 0.80, 0.25), (0.04, 0.85, 1.0)),
             ((0.13, 0.80, 0.90), (0.08, 0.85, 1.0)),
         ),
-        whorls=(
-            _Whorl(
-                (2, 3),
-                (1.0, 1.0),
-                (0.9, 1.0),
-                0.55,
-                0.3,
-                value=0.85,
-                throat=(0.2, 0.45),
-                turn=(0, 0),
-            ),
-            _Whorl(
-                (2, 3), (0.95, 1.0), (0.85, 0.95), 0.55, 0.3, throat=(0.2, 0.45), turn=(0.4, 0.6)
-            ),
-            _Whorl((12, 16), (0.30, 0.36), (0.5, 0.7), 3.0, 0.4, colours="stamen", shadow=0.15),
-        ),
+        _Whorl((2, 3), (1, 1), (0.9, 1.0), 0.55, 0.3, value=0.85, turn=(0, 0)),
+        _Whorl((2, 3), (0.95, 1.0), (0.85, 0.95), 0.55, 0.3, turn=(0.4, 0.6)),
+        _Whorl((12, 16), (0.30, 0.36), (0.5, 0.7), 3.0, 0.4, colours="stamen", shadow=0.15),
+        throat=(0.2, 0.45),
         disc=(0.10, 0.16),
         disc_colours=((0.25, 0.45, 0.65), (0.28, 0.55, 0.35)),
         seeds=0.2,
     ),
-    _Family(
+    _family(
         "forget-me-not",
-        petal=(
+        (
             ((0.60, 0.10, 1.0), (0.60, 0.65, 0.95)),
             ((0.62, 0.20, 1.0), (0.66, 0.70, 0.85)),
             ((0.88, 0.10, 1.0), (0.86, 0.38, 0.98)),
         ),
-        whorls=(
-            _LEAVES,
-            _Whorl((5, 5), (1.0, 1.0), (0.88, 1.05), 0.9, 0.35, throat=(0.25, 0.45), midrib=0.1),
-        ),
+        _LEAVES_BEHIND,
+        _Whorl((5, 5), (1, 1), (0.88, 1.05), 0.9, 0.35, midrib=0.1),
+        throat=(0.25, 0.45),
         disc=(0.14, 0.2),
         disc_colours=((0.10, 0.9, 0.65), (0.14, 0.85, 1.0)),
         radius=(0.5, 0.75),
     ),
-    _Family(
+    _family(
         "lily",
-        petal=(
+        (
             ((0.20, 0.55, 0.80), (0.94, 0.45, 0.98)),
             ((0.17, 0.55, 0.85), (0.15, 0.06, 1.0)),
             ((0.12, 0.85, 0.95), (0.05, 0.85, 1.0)),
         ),
-        whorls=(
-            _Whorl(
-                (3, 3),
-                (1.0, 1.0),
-                (0.42, 0.50),
-                0.8,
-                0.8,
-                0.15,
-                turn=(0, 0),
-                value=0.85,
-                midrib=0.3,
-                throat=(0.05, 0.6),
-            ),
-            _Whorl(
-                (3, 3),
-                (0.95, 1.0),
-                (0.46, 0.56),
-                0.8,
-                0.8,
-                0.15,
-                turn=(0.5, 0.5),
-                midrib=0.3,
-                throat=(0.05, 0.6),
-            ),
-            _Whorl(
-                (6, 6), (0.45, 0.55), (0.14, 0.18), 4.0, 0.25, 0.2, colours="stamen", shadow=0.2
-            ),
-        ),
+        _Whorl((3, 3), (1, 1), (0.42, 0.50), 0.8, 0.8, 0.15, turn=(0, 0), value=0.85, midrib=0.3),
+        _Whorl((3, 3), (0.95, 1.0), (0.46, 0.56), 0.8, 0.8, 0.15, turn=(0.5, 0.5), midrib=0.3),
+        _Whorl((6, 6), (0.45, 0.55), (0.14, 0.18), 4.0, 0.25, 0.2, colours="stamen", shadow=0.2),
+        throat=(0.05, 0.6),
         radius=(0.65, 0.9),
     ),
-    _Family(
+    _family(
         "dahlia",
-        petal=(
+        (
             ((0.88, 0.85, 0.50), (0.87, 0.55, 0.92)),
             ((0.03, 0.95, 0.65), (0.07, 0.80, 1.0)),
             ((0.76, 0.80, 0.40), (0.78, 0.50, 0.85)),
             ((0.96, 0.35, 0.90), (0.10, 0.08, 1.0)),
         ),
-        whorls=(
-            _Whorl((10, 12), (1.0, 1.0), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
-            _Whorl((10, 11), (0.76, 0.80), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.93),
-            _Whorl((8, 9), (0.52, 0.56), (1.0, 1.2), 0.5, 0.5, 0.3),
-            _Whorl((5, 6), (0.28, 0.32), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
-        ),
+        _Whorl((10, 12), (1, 1), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
+        _Whorl((10, 11), (0.76, 0.80), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.93),
+        _Whorl((8, 9), (0.52, 0.56), (1.0, 1.2), 0.5, 0.5, 0.3),
+        _Whorl((5, 6), (0.28, 0.32), (1.0, 1.2), 0.5, 0.5, 0.3, value=0.85),
         radius=(0.6, 0.85),
     ),
 )
@@ -265,7 +204,13 @@ _LEAF = (((0.30, 0.75, 0.30), (0.27, 0.60, 0.55)),)
 _STAMEN = (((0.16, 0.35, 0.80), (0.11, 0.85, 0.90)), ((0.00, 0.30, 0.15), (0.08, 0.60, 0.30)))
 
 
-def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtype="float32"):
+def draw_flowers(
+    num_images: int,
+    image_size: int | tuple[int, int] = 64,
+    seed: int | None = None,
+    return_labels: bool = False,
+    dtype: str = "float32",
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Draws pictures of synthetic flowers.
 
     Families, petals, colours, sizes, positions and backgrounds are random. A picture depends only
@@ -274,7 +219,7 @@ def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtyp
 
     Args:
         num_images: Number of pictures.
-        image_size: Height and width in pixels, or a tuple `(height, width)`. Defaults to `64`.
+        image_size: Height and width in pixels, or a tuple `(height, width)`. Defaults to 64.
         seed: Integer; equal seeds draw equal pictures. `None`, the default, draws new ones each
             time.
         return_labels: Whether to return the families too. Defaults to `False`.
@@ -283,7 +228,7 @@ def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtyp
 
     Returns:
         Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
-        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.flowers.FAMILIES`.
+        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.data.FAMILIES`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -302,14 +247,13 @@ def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtyp
     if dtype not in ("float32", "uint8"):
         raise ValueError(f'`dtype` must be "float32" or "uint8". Received: dtype={dtype!r}')
 
-    # A row of numbers for each image, drawn row after row: the first rows are the same however
-    # many follow.
+    # A row for each image, drawn row after row: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
     labels = (numbers[:, 0] * len(_FAMILIES)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)
 
-    def draw(label, chunk):
-        canvas = _draw(_FAMILIES[label], _Draws(numbers[chunk, 1:]), height, width)
+    def draw(chunk: np.ndarray) -> None:
+        canvas = _draw(_FAMILIES[labels[chunk[0]]], _Draws(numbers[chunk, 1:]), height, width)
         if dtype == "uint8":
             canvas = canvas * 255 + 0.5
         images[chunk] = canvas.transpose(0, 2, 3, 1)
@@ -317,22 +261,17 @@ def draw_flowers(num_images, image_size=64, seed=None, return_labels=False, dtyp
     # The pictures of a chunk are of one family, so that they share its whorls.
     step = max(1, _CHUNK_PIXELS // (height * width))
     members = [np.flatnonzero(labels == label) for label in range(len(_FAMILIES))]
-    chunks = [
-        (label, indices[start : start + step])
-        for label, indices in enumerate(members)
-        for start in range(0, len(indices), step)
-    ]
-    # glibc gives arrays of this size back to the system and has new pages zeroed for the next
-    # one, which takes longer than the arithmetic, until it has seen a larger one freed.
+    chunks = [same[i : i + step] for same in members for i in range(0, len(same), step)]
+    # Saves a third of the time: until it has seen a larger array freed, glibc returns the memory
+    # of each chunk's arrays to the system, which then clears it before it is used again.
     np.empty(2**24, np.uint8)
-    # NumPy lets go of the interpreter's lock while it computes.
+    # Threads, as NumPy releases the interpreter's lock while it computes.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(lambda chunk: draw(*chunk), chunks):
-            pass
+        list(pool.map(draw, chunks))
     return (images, labels) if return_labels else images
 
 
-def check_image_size(image_size):
+def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """`image_size`, an integer or (height, width), as two positive ints."""
     pair = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     try:
@@ -346,40 +285,36 @@ def check_image_size(image_size):
 
 
 class _Draws:
-    """Hands out the images' random numbers, one column after the other."""
+    """Random numbers of some images, each used once: one column after the other."""
 
-    def __init__(self, numbers):
+    def __init__(self, numbers: _Array) -> None:
         self._columns = iter(numbers.T)
 
-    def uniform(self, low=0.0, high=1.0):
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> _Array:
         """Numbers between `low` and `high`, shape (images, 1, 1)."""
         return (low + (high - low) * next(self._columns))[:, None, None].astype(np.float32)
 
-    def integer(self, low, high):
+    def integer(self, low: int, high: int) -> _Array:
         """Integers from `low` to `high`, both included, as floats of shape (images, 1, 1)."""
         return np.floor(self.uniform(low, high + 1))
 
-    def chance(self, odds):
+    def chance(self, odds: float) -> _Array:
         """1 for a share of the images, 0 for the others, shape (images, 1, 1)."""
         return (self.uniform() < odds).astype(np.float32)
 
-    def choice(self, options):
-        """One of the rows for each image, shape (images, ...)."""
-        options = np.asarray(options, np.float32)
-        return options[(next(self._columns) * len(options)).astype(int)]
-
-    def colours(self, pairs):
+    def colours(self, pairs: _ColourPairs) -> tuple[_Array, _Array]:
         """One of the pairs of colours, slightly varied: two of shape (images, 3, 1, 1), as RGB."""
-        colours = self.choice(pairs)
-        vary = np.concatenate([self.uniform(-0.02, 0.02), self.uniform(-0.06, 0.06)], axis=1)
-        colours[..., 0] += vary[:, :1, 0]
-        colours[..., 1] *= 1.0 + 2.0 * vary[:, 1:, 0]
-        colours[..., 2] *= 1.0 + vary[:, 1:, 0]
+        options = np.asarray(pairs, np.float32)
+        colours = options[(next(self._columns) * len(options)).astype(int)]
+        hue, brightness = self.uniform(-0.02, 0.02)[:, 0], self.uniform(-0.06, 0.06)[:, 0]
+        colours[..., 0] += hue
+        colours[..., 1] *= 1.0 + 2.0 * brightness
+        colours[..., 2] *= 1.0 + brightness
         rgb = _rgb(colours)
         return rgb[:, 0, :, None, None], rgb[:, 1, :, None, None]
 
 
-def _rgb(colours):
+def _rgb(colours: _Array) -> _Array:
     """Hue, saturation and value (..., 3) as red, green and blue (..., 3)."""
     hue, saturation, value = (colours[..., i : i + 1] for i in range(3))
     k = (np.array([5, 3, 1], np.float32) + 6.0 * hue) % 6.0
@@ -387,17 +322,17 @@ def _rgb(colours):
     return np.clip(rgb, 0.0, 1.0).astype(np.float32)
 
 
-def _draw(family, draws, height, width):
+def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
     """Pictures of one family, shape (images, 3, height, width), values in [0, 1]."""
     shorter = min(height, width)
-    pixel = np.float32(2.0 / shorter)
+    pixel = np.asarray(2.0 / shorter, np.float32)
     # Coordinates of the pixels' centres: the shorter side spans [-1, 1], y points down.
     y = ((np.arange(height, dtype=np.float32) + 0.5) * pixel - height / shorter)[:, None]
     x = ((np.arange(width, dtype=np.float32) + 0.5) * pixel - width / shorter)[None, :]
 
     canvas = _background(draws, x, y)
     radius = draws.uniform(*family.radius)
-    # The flower leaves the middle by no more than keeps it in the picture.
+    # The flower is off the centre, but all in the picture.
     slack = np.float32(0.95) - radius
     x = x - draws.uniform(-1, 1) * (slack + np.float32(width / shorter - 1))
     y = y - draws.uniform(-1, 1) * (slack + np.float32(height / shorter - 1))
@@ -405,7 +340,7 @@ def _draw(family, draws, height, width):
 
     leaf = draws.colours(_LEAF)
     colours = {"petal": draws.colours(family.petal), "leaf": leaf, "stamen": draws.colours(_STAMEN)}
-    _paint_stem(canvas, x, y, pixel, leaf, draws.chance(family.stem), draws.uniform(-0.25, 0.25))
+    _paint(canvas, _stem(x, y, pixel, family, draws), leaf)
 
     # A flower that faces up or sideways looks shorter along one axis; one seen from the side
     # only leans.
@@ -415,46 +350,47 @@ def _draw(family, draws, height, width):
     x, y = np.cos(turn) * x + np.sin(turn) * y, shorten * (np.cos(turn) * y - np.sin(turn) * x)
     spin = draws.uniform(0, 2 * np.pi)
     for whorl in family.whorls:
-        _paint_whorl(canvas, x, y, pixel, whorl, colours[whorl.colours], spin, draws)
-    _paint_disc(canvas, x, y, pixel, family, draws)
+        throat = family.throat if whorl.colours == "petal" else (0.0, 1.0)
+        petals = _petals(x, y, pixel, whorl, throat, spin, draws)
+        _paint(canvas, petals, colours[whorl.colours])
+    if family.disc is not None:
+        radius = draws.uniform(*family.disc)
+        disc_colours = draws.colours((family.disc_colours,))
+        _paint(canvas, _disc(x, y, pixel, radius, family.seeds), disc_colours)
     return np.clip(canvas, 0.0, 1.0, out=canvas)
 
 
-def _background(draws, x, y):
+def _background(draws: _Draws, x: _Array, y: _Array) -> _Array:
     """A gradient from top to bottom with a few soft lights, shape (images, 3, height, width)."""
     top, bottom = draws.colours(_BACKGROUNDS)
     height = (y / y[-1] + 1) / 2 if len(y) > 1 else np.zeros_like(y)
-    rows = [bottom - top]
-    rows[0] = top + rows[0] * height
-    columns = [np.ones_like(x)]
-    # A soft light is a product of a row and a column, so all of them are one matrix product.
+    # Gradient and lights are products of a row and a column: together one matrix product.
+    rows = [top + (bottom - top) * height]
+    columns = [np.ones((len(top), 1, x.shape[1]), np.float32)]
     for _ in range(4):
         size = draws.uniform(0.15, 0.5)
         strength = draws.uniform(-0.15, 0.2)[..., None] * (top + bottom)
         bump = np.exp(-(((y - draws.uniform(-1.2, 1.2)) / size) ** 2))
         rows.append(strength * bump[:, None])
         columns.append(np.exp(-(((x - draws.uniform(-1.2, 1.2)) / size) ** 2)))
-    columns = [np.broadcast_to(column, (len(top), 1, x.shape[1])) for column in columns]
-    rows = np.concatenate(rows, axis=-1)
-    columns = np.concatenate(columns, axis=1)[:, None]
-    return rows @ columns
+    return np.concatenate(rows, axis=-1) @ np.concatenate(columns, axis=1)[:, None]
 
 
-def _paint(canvas, cover, dim, shade, mixture, colours):
-    """Lays a shape over the canvas.
+class _Shape(NamedTuple):
+    """Something to paint: arrays that broadcast to (images, height, width)."""
 
-    Args:
-        canvas: Pictures of shape (images, 3, height, width), changed in place.
-        cover: How much of each pixel the shape covers, (images, height, width), as all below.
-        dim: What its shadow leaves of the light behind it.
-        shade: Brightness of the shape.
-        mixture: 0 for the first of `colours`, 1 for the second.
-        colours: Two colours of shape (images, 3, 1, 1).
-    """
+    cover: _Array  # how much of each pixel it covers
+    dim: _Array | float  # what its shadow leaves of the light behind it
+    shade: _Array  # brightness
+    mixture: _Array | float  # 0 for its first colour, 1 for its second
+
+
+def _paint(canvas: _Array, shape: _Shape, colours: tuple[_Array, _Array]) -> None:
+    """Lays a shape over the canvas, (images, 3, height, width); colours as `_Draws` gives them."""
     first, second = colours
-    behind = (1 - cover) * dim
-    light = cover * shade
-    tinted = light * mixture
+    behind = (1 - shape.cover) * shape.dim
+    light = shape.cover * shape.shade
+    tinted = light * shape.mixture
     for channel in range(3):
         plane = canvas[:, channel]
         plane *= behind
@@ -462,17 +398,30 @@ def _paint(canvas, cover, dim, shade, mixture, colours):
         plane += (second - first)[:, channel] * tinted
 
 
-def _edge(distance, pixel):
+def _edge(distance: _Array, pixel: _Array) -> _Array:
     """The part of a pixel inside an outline at this signed distance (negative is inside)."""
     return np.clip(0.5 - distance / pixel, 0.0, 1.0)
 
 
-def _dim(shadow, outside):
+def _dim(shadow: _Array | float, outside: _Array) -> _Array:
     """The light left at a distance outside a shape whose shadow fades over a sixth of a radius."""
     return np.minimum((1 - shadow) + (6 * shadow) * outside, 1)
 
 
-def _paint_whorl(canvas, x, y, pixel, whorl, colours, spin, draws):
+def _stem(x: _Array, y: _Array, pixel: _Array, family: _Family, draws: _Draws) -> _Shape:
+    present, bend = draws.chance(family.stem), draws.uniform(-0.25, 0.25)
+    half_width = np.float32(0.06)
+    aside = x - bend * y * y
+    # Measured across the stem, not along the row.
+    distance = np.abs(aside) / np.sqrt(1 + (2 * bend * y) ** 2) - half_width
+    cover = present * _edge(distance, pixel) * _edge(-y, pixel)
+    shade = 0.85 - 0.3 * np.clip(aside / half_width, -1, 1)
+    return _Shape(cover, 1.0, shade, 0.5)
+
+
+def _petals(
+    x: _Array, y: _Array, pixel: _Array, whorl: _Whorl, throat: _Pair, spin: _Array, draws: _Draws
+) -> _Shape:
     petals = draws.integer(*whorl.petals)
     length = draws.uniform(*whorl.length)
     twist = draws.uniform(-whorl.twist, whorl.twist)
@@ -517,42 +466,27 @@ def _paint_whorl(canvas, x, y, pixel, whorl, colours, spin, draws):
     sector = radii * np.sin(np.minimum(pitch / 2, np.float32(np.pi / 2)))
     to_rim = np.minimum(off_axis / (np.minimum(half_width, sector) + pixel / 4), 1)
     shade = whorl.value + np.float32(0.07 * whorl.value) * unlike
-    shade *= 1 - whorl.rim * to_rim * to_rim
+    shade *= 1 - 0.2 * to_rim * to_rim
     if whorl.midrib:
         shade *= 1 - whorl.midrib * np.maximum(1 - off_axis * (6 / width), 0)
     if whorl.tuck:
         shade *= 1 + whorl.tuck * np.clip(angles * (2 / pitch), -1, 1)
-    start, stop = whorl.throat
+    start, stop = throat
     mixture = np.clip((u - start) / (stop - start), 0, 1)
     outside = np.maximum(beside, 0) + np.maximum(beyond, 0)
     dim = _dim(present * np.float32(whorl.shadow), outside)
-    _paint(canvas, cover, dim, shade, mixture, colours)
+    return _Shape(cover, dim, shade, mixture)
 
 
-def _paint_stem(canvas, x, y, pixel, colours, present, bend):
-    half_width = np.float32(0.06)
-    aside = x - bend * y * y
-    # Measured across the stem, not along the row.
-    distance = np.abs(aside) / np.sqrt(1 + (2 * bend * y) ** 2) - half_width
-    cover = present * _edge(distance, pixel) * _edge(-y, pixel)
-    shade = 0.85 - 0.3 * np.clip(aside / half_width, -1, 1)
-    _paint(canvas, cover, np.float32(1), shade, np.float32(0.5), colours)
-
-
-def _paint_disc(canvas, x, y, pixel, family, draws):
-    radius = draws.uniform(*family.disc)
-    first, second = draws.colours((family.disc_colours,))
-    if not family.disc[1]:
-        return
+def _disc(x: _Array, y: _Array, pixel: _Array, radius: _Array, contrast: float) -> _Shape:
     radii = np.sqrt(x * x + y * y)
     distance = radii - radius
     u = np.minimum(radii / radius, 1)
     shade = 1 - np.float32(0.2) * u * u * u - 0.15 * np.clip(y / radius, -1, 1)
-    if family.seeds:
-        # Two families of spirals, as seeds grow; they fade where they are finer than the pixels.
+    if contrast:
+        # Two sets of spirals, as seeds grow; they fade where they are finer than the pixels.
         angles, turns = np.arctan2(x, y), 5 * np.log(radii + pixel)
         fine = np.clip(2 - 13 * pixel / (radii + pixel), 0, 1)
         seeds = np.sin(8 * angles + turns) * np.sin(13 * angles - turns)
-        shade *= 1 + family.seeds * fine * seeds
-    dim = _dim(np.float32(0.35), np.maximum(distance, 0))
-    _paint(canvas, _edge(distance, pixel), dim, shade, u, (first, second))
+        shade *= 1 + contrast * fine * seeds
+    return _Shape(_edge(distance, pixel), _dim(0.35, np.maximum(distance, 0)), shade, u)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_ddim.flowers import FAMILIES, draw_flowers
+from keras_ddim.data import FAMILIES, draw_flowers
 
 
 def shrink(images, factor):
@@ -43,7 +43,7 @@ def test_an_image_does_not_depend_on_how_many_follow(monkeypatch):
     np.testing.assert_array_equal(many_labels[:7], few_labels)
     np.testing.assert_allclose(many[:7], few, atol=1e-5)
     # Nor on how many are drawn at once.
-    monkeypatch.setattr("keras_ddim.flowers._CHUNK_PIXELS", 1)
+    monkeypatch.setattr("keras_ddim.data.flowers._CHUNK_PIXELS", 1)
     np.testing.assert_allclose(draw_flowers(7, 16, seed=1), few, atol=1e-5)
 
 

@@ -1,0 +1,36 @@
+"""The command line, `keras-ddim` or `python -m keras_ddim`: parses, calls, prints."""
+
+import sys
+
+from keras_ddim.cli import evaluate, generate, options, train
+
+COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: List of arguments. Defaults to None: those of the process.
+
+    Returns:
+        The exit code: 0; 2 if an argument or a file is wrong, which one line on standard error
+        explains; 130 after Ctrl-C.
+
+    Example:
+
+    >>> main(["generate", "flowers.keras", "--times", "1,0.8,0.5,0.2"])
+    0
+    """
+    try:
+        command, line = options.parse(COMMANDS, argv)
+        COMMANDS[command].run(line)
+    except SystemExit as end:  # argparse's own: after --help and --version, or a wrong option
+        return int(end.code or 0)
+    except KeyboardInterrupt as interrupt:
+        print("", str(interrupt) or "Interrupted.", sep="\n", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print("keras-ddim: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0

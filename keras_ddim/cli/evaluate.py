@@ -1,0 +1,98 @@
+"""Measures how good the images of a trained model are.
+
+Compares generated images with real ones that were kept from training, and for scale, images of
+training and noise. Leaves table.md, results.json (the same, and all that is needed to repeat it)
+and nearest.png (generated images above those of training that come nearest) in a folder. The data
+are those of the run that the model lies in the folder of, unless given.
+
+examples:
+  keras-ddim evaluate keras-ddim-output/model.keras
+  keras-ddim evaluate model.keras --data photos/ --times 2 20 --num-images 5000
+  keras-ddim evaluate model.keras --encoder inception_v3 --encoder-weights weights.h5
+"""
+
+import argparse
+import pathlib
+from typing import Any
+
+import keras
+
+from keras_ddim import encoders, evaluation, load_images
+from keras_ddim.cli import options, run_folder
+
+CLASSIFIER_STEPS = 1000
+ENCODERS = (
+    "whose features are compared: 'classifier', a small one, trained on the labels of the data and "
+    "kept as classifier.keras in the output folder; such a FILE.keras; or 'inception_v3'"
+)
+
+
+def add_options(parser: options.Parser) -> None:
+    add = parser.add
+    parser.add_data("to compare with, if not as in training")
+    parser.add_sampling("a row each", (20,), nargs="+")
+    add("--num-images", 2000, "how many to generate", type=options.count)
+    add("--seed", 0, "of the noise", type=options.seed)
+    add("--encoder", "classifier", ENCODERS, type=options.encoder)
+    add("--encoder-weights", "imagenet", "file for inception_v3; imagenet is downloaded")
+    add("--encoder-size", 299, "of images for inception_v3; 75 is faster", type=options.count)
+    add("--output", "evaluation", "folder for all that is written")
+
+
+def run(line: options.CommandLine) -> None:
+    args = line.over({})
+    model = run_folder.load_model(args.model, compile=False)
+    folder = pathlib.Path(args.model).parent
+    known = (folder / run_folder.SETTINGS).exists()
+    training = run_folder.read_settings(folder) if known else {}
+    shared = "data", "data_dir", "fit", "validation_split"
+    args = line.over({name: training[name] for name in shared if name in training})
+    data_options = {
+        "image_size": model.image_shape[:2],
+        "channels": model.image_shape[-1],
+        # None for 0: where none were kept from training, those that the data suggests.
+        "validation_split": args.validation_split or None,
+        "fit": args.fit,
+        "data_dir": args.data_dir,
+        "seed": training.get("seed", 0),
+        "num_images": training.get("num_images"),
+    }
+    encoder = make_encoder(args, data_options)
+    images, real_images = load_images(args.data, **data_options)
+    sampling = {"num_images": args.num_images, "seed": args.seed, **options.generate_options(args)}
+    results, pictures = evaluation.evaluate(
+        model, images, real_images, encoder, args.times, **sampling
+    )
+    results = {"model": args.model, "data": args.data, "data_options": data_options, **results}
+    evaluation.write(args.output, results, pictures)
+    print(f"\n{evaluation.table(results)}")
+    for name in ("table.md", "results.json", "nearest.png"):
+        print(f"  {pathlib.Path(args.output) / name}")
+
+
+def make_encoder(args: argparse.Namespace, data_options: dict[str, Any]) -> Any:
+    """The encoder that `--encoder` names, trained if need be."""
+    if args.encoder == "inception_v3":
+        return encoders.InceptionV3(args.encoder_size, args.encoder_weights)
+    path = pathlib.Path(args.encoder)
+    if args.encoder == "classifier":
+        path = pathlib.Path(args.output) / "classifier.keras"
+        if not path.exists():
+            return train_classifier(args.data, data_options, path)
+    print(f"Comparing by the features of {path}")
+    return encoders.get(str(path))
+
+
+def train_classifier(name: str, data_options: dict[str, Any], path: pathlib.Path) -> Any:
+    # Loaded for itself: how often it is read must not change how the others are shuffled.
+    try:
+        images, val_images = load_images(name, **data_options, labels=True)
+    except ValueError as error:
+        hint = "; or choose --encoder inception_v3, which needs no labels" * ("label" in str(error))
+        raise ValueError(f"--encoder classifier: {error}{hint}") from error
+    print(f"Training a small classifier, to compare by its features; it is kept as {path}")
+    keras.utils.set_random_seed(0)
+    batches, num_classes = images.repeat().take(CLASSIFIER_STEPS), len(images.class_names)
+    classifier = encoders.train_classifier(batches, val_images, num_classes)
+    classifier.save(path)
+    return classifier

@@ -1,0 +1,171 @@
+"""Trains a model on images.
+
+Leaves in the output folder, after each epoch: model.keras, history.csv and samples/ (images from
+the same noise); at the end: samples.png (64 images, ddpm at 50 times), times.png (the same noise at
+several lists of diffusion times) and history.png. settings.json has the options, for --resume.
+
+examples:
+  keras-ddim train
+  keras-ddim train --data fashion_mnist --fit pad --steps-per-epoch 500 --epochs 6
+  keras-ddim train --data photos/ --image-size 48x96 --flip --output photos-model
+  keras-ddim train --output photos-model --resume --epochs 40
+"""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ddim import DiffusionModel, ResidualUNet, callbacks, load_images, noise_levels, plots
+from keras_ddim.cli import options, run_folder
+from keras_ddim.cli.run_folder import HISTORY, MODEL, SETTINGS
+from keras_ddim.files import write_text
+
+RESULTS = MODEL, HISTORY, "samples/epoch_*.png", "samples.png", "times.png", "history.png"
+OF_THE_DATA = "batch_size channels validation_split fit repetitions flip seed num_images data_dir"
+# What a trained model cannot change any more.
+OF_THE_MODEL = "image_size channels widths block_depth ema prediction_type dtype_policy"
+
+
+def add_options(parser: options.Parser) -> None:
+    # The defaults give recognisable flowers in less than five minutes on two CPU cores.
+    add = parser.add
+    parser.section("images")
+    parser.add_data("kept for validation, if not as the data suggests")
+    add("--image-size", (32, 32), "64, or height x width such as 48x96", type=options.size)
+    add("--channels", None, "of the images, if not as in the data", type=int, choices=(1, 3, 4))
+    add("--flip", False, "mirror at random", action=argparse.BooleanOptionalAction)
+    add("--repetitions", 1, "passes through the data in an epoch", type=options.count)
+    add("--num-images", None, "to use, if not all (or 4000 flowers)", type=options.count)
+    add("--cache", "memory", "of prepared images: 'memory', 'none', or a file name's beginning")
+
+    parser.section("model")
+    add("--widths", (16, 32, 64, 128), "channels of the network's levels", type=options.widths)
+    add("--block-depth", 1, "residual blocks of a level", type=options.count)
+    add("--ema", 0.999, "decay of the averaged weights", type=float)
+    types = noise_levels.PREDICTION_TYPES
+    add("--prediction-type", "velocity", "what the network predicts", choices=types)
+    policies = "float32", "mixed_bfloat16"
+    add("--dtype-policy", "float32", "the other is faster on recent GPUs", choices=policies)
+
+    parser.section("training")
+    add("--epochs", 8, "in total, also with --resume", type=options.count)
+    add("--steps-per-epoch", None, "if not once through the data", type=options.count)
+    add("--batch-size", 32, "images in a step", type=options.count)
+    add("--learning-rate", 2e-3, "of AdamW", type=options.positive_number)
+    add("--seed", 0, "makes the run reproducible", type=options.seed)
+
+    parser.section("output")
+    add("--output", "keras-ddim-output", "folder for all that is written")
+    lists = 1, 3, 5, (1.0, 0.8, 0.5, 0.2), 20, 50
+    add("--times", lists, "of the rows of times.png", type=options.times, nargs="+")
+    add("--resume", False, "continue the run in that folder, as it was", action="store_true")
+    add("--overwrite", False, "replace the run in that folder", action="store_true")
+
+
+def run(line: options.CommandLine) -> None:
+    args = line.over({})
+    folder = pathlib.Path(args.output)
+    path, epochs_done = folder / MODEL, 0
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if args.resume:
+        model, epochs_done = run_folder.load_model(path), run_folder.count_epochs(folder)
+        args = resumed(line, run_folder.read_settings(folder))
+    elif path.exists() and not args.overwrite:
+        raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
+    if epochs_done >= args.epochs:
+        done = f"{path} has been trained for {epochs_done} epochs already"
+        raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
+
+    train_images, val_images = load_images(
+        args.data,
+        args.image_size,
+        cache={"memory": True, "none": False}.get(args.cache, args.cache),
+        **{name: getattr(args, name) for name in OF_THE_DATA.split()},
+    )
+    image_shape = tuple(train_images.element_spec.shape[1:])
+    size = run_folder.shape_text(image_shape)
+    if not args.resume:
+        model = new_model(image_shape, args)
+    elif model.image_shape != image_shape:
+        others = run_folder.shape_text(model.image_shape)
+        raise ValueError(f"--data {args.data} has images of {size}, {path} generates {others}")
+    model.optimizer.learning_rate = args.learning_rate
+
+    if args.overwrite:  # what would otherwise be taken for the results of this run
+        for old_path in [old_path for name in RESULTS for old_path in folder.glob(name)]:
+            old_path.unlink()
+    settings = {k: v for k, v in vars(args).items() if k not in ("output", "resume", "overwrite")}
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    steps = args.steps_per_epoch or int(train_images.cardinality())
+    devices = ", ".join(keras.distribution.list_devices())
+    print(f"data      {args.data}: {size}, batches of {args.batch_size}")
+    print(f"model     {model.network.count_params():,} parameters, {args.dtype_policy}, {devices}")
+    print(f"training  epochs {epochs_done + 1} to {args.epochs}, {max(steps, 0) or '?'} steps each")
+    print(f"output    {folder}")
+    try:
+        fit(model, train_images, val_images, epochs_done, args)
+        draw(model, args)
+    except KeyboardInterrupt:
+        kept = "before the first epoch was finished: there is no model yet."
+        if path.exists():
+            kept = f"{path} is the model of epoch {run_folder.count_epochs(folder)}"
+            kept += "; --resume continues from there."
+        raise KeyboardInterrupt(f"Interrupted: {kept}") from None
+    print("Done:", *(f"  {folder / name}" for name in RESULTS), sep="\n")
+    print(f"Next: keras-ddim generate {path} --times 1,0.8,0.5,0.2")
+
+
+def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Namespace:
+    """The options of a run that is continued."""
+    args = line.over(settings)
+    for name in OF_THE_MODEL.split():
+        given, trained = (options.text(name, value) for value in (vars(args)[name], settings[name]))
+        if given != trained:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is that of the model when resuming, {trained}, not {given}")
+    return args
+
+
+def new_model(image_shape: tuple[int, int, int], args: argparse.Namespace) -> DiffusionModel:
+    common = {"seed": args.seed, "dtype": args.dtype_policy}
+    network = ResidualUNet(image_shape, args.widths, args.block_depth, **common)
+    predicted = args.prediction_type
+    model = DiffusionModel(network=network, ema=args.ema, prediction_type=predicted, **common)
+    model.compile()
+    return model
+
+
+def fit(
+    model: DiffusionModel, images: Any, val_images: Any, epochs_done: int, args: argparse.Namespace
+) -> None:
+    folder = pathlib.Path(args.output)
+    model.fit(
+        images.repeat() if args.steps_per_epoch else images,
+        validation_data=val_images,
+        initial_epoch=epochs_done,
+        epochs=args.epochs,
+        steps_per_epoch=args.steps_per_epoch,
+        shuffle=False,  # the data set does it
+        callbacks=[
+            # The model first: whatever comes after it may be interrupted without harm.
+            callbacks.SaveModel(folder / MODEL),
+            callbacks.SaveHistory(folder / HISTORY, append=args.resume),
+            callbacks.SampleGrid(path=folder / "samples" / "epoch_{epoch:03d}.png"),
+        ],
+    )
+
+
+def draw(model: DiffusionModel, args: argparse.Namespace) -> None:
+    folder = pathlib.Path(args.output)
+    # Fresh noise in each step corrects what a network that has seen little of the data gets wrong.
+    samples = model.generate(64, 50, sampler="ddpm", clip=True, seed=args.seed)
+    plots.plot_images(samples, path=folder / "samples.png")
+    rows = [model.generate(8, times, seed=args.seed, verbose=0) for times in args.times]
+    labels = [plots.times_label(times) for times in args.times]
+    plots.plot_images(np.concatenate(rows), 8, folder / "times.png", row_labels=labels)
+    plots.plot_history(folder / HISTORY, folder / "history.png")

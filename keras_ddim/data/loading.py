@@ -1,0 +1,158 @@
+"""`load_images`: one function for all sources of images."""
+
+import os
+from typing import Any
+
+from keras_ddim.checks import check_choice, check_count, check_seed
+from keras_ddim.data.flowers import FAMILIES, check_image_size, draw_flowers
+
+
+def load_images(
+    source: Any = "flowers",
+    image_size: int | tuple[int, int] = 64,
+    *,
+    batch_size: int = 64,
+    channels: int | None = None,
+    labels: bool = False,
+    validation_split: float | None = None,
+    fit: str = "crop",
+    repetitions: int = 1,
+    flip: bool = False,
+    cache: bool | str | os.PathLike[str] = True,
+    shuffle: bool = True,
+    seed: int | None = None,
+    num_images: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Any, Any]:
+    """Loads images for training and validation, all of one size, with values in [0, 1].
+
+    Args:
+        source: Where the images come from:
+            - `"flowers"`, the default: pictures drawn by `keras_ddim.draw_flowers`, labelled with
+              their family. They need no download. (A folder of that name is `"./flowers"`.)
+            - a path: a folder of PNG, JPEG, GIF (the first frame), BMP or WebP files; its
+              sub-folders are the classes. Unreadable files are skipped with one warning.
+            - any other string: a name in TensorFlow Datasets, such as `"oxford_flowers102"`.
+            - an array of shape (images, height, width, channels) or (images, height, width),
+              floats in [0, 1] or integers in 0..255, or a tuple `(images, labels)` of arrays.
+        image_size: Size of the images in pixels, an integer or (height, width). Defaults to 64.
+        batch_size: Images in a batch; the last one of an epoch may be smaller. Defaults to 64.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA); `None`, the default, for what the source has (of
+            a folder 1 if all its files are grey, else 3). Transparent images are laid on white
+            unless `channels=4`.
+        labels: Whether to give pairs (images, labels) instead of images. Defaults to `False`.
+        validation_split: Part of the images in [0, 1) that is kept for validation; of a data set
+            of TensorFlow Datasets, in whole percents, of its official training images, or of all
+            images of Oxford Flowers 102. `None`, the default, stands for the official validation
+            or test images if there are any, else for 0.2; 0 for no validation.
+        fit: How images of another shape are fitted. `"crop"`, the default, cuts the largest part
+            of the right shape out of the middle and resizes it. `"pad"` shrinks what is too large
+            and centres it on black (transparent with `channels=4`); it enlarges nothing.
+        repetitions: How often each training image is seen in an epoch. Defaults to 1.
+        flip: Whether to mirror every other training image, at random. Defaults to `False`.
+        cache: Where images of a folder or of TensorFlow Datasets are kept once decoded and
+            resized: `True`, the default, for memory; a path for files that begin with it, which
+            later runs with the same settings read; `False` to decode them in every epoch.
+        shuffle: Whether to shuffle the training images anew in each epoch. Defaults to `True`.
+        seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
+            `None`, the default, only shuffling and flipping differ between runs, so that a run
+            that is resumed never trains on what it was validated on.
+        num_images: How many images to use, for training and validation together. `None`, the
+            default, for all; 4,000 of the flowers.
+        data_dir: Folder in which TensorFlow Datasets keeps its data, or `None` for its default.
+
+    Returns:
+        Tuple `(train_dataset, validation_dataset)` of `tf.data.Dataset`s of batches of float32
+        images of shape (batch, height, width, channels), or of pairs of these and of labels of
+        shape (batch,). Validation images come in order, once and unflipped;
+        `validation_dataset` is `None` if `validation_split=0`. The datasets have an attribute
+        `class_names`: a list of the names of the classes, or `None`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the source has no readable image.
+        FileNotFoundError: If a folder does not exist.
+        ImportError: If TensorFlow is not installed.
+
+    Example:
+
+    >>> train_dataset, validation_dataset = load_images("flowers", 32, batch_size=100)
+    >>> train_dataset.element_spec
+    TensorSpec(shape=(None, 32, 32, 3), dtype=tf.float32, name=None)
+    """
+    height, width = check_image_size(image_size)
+    batch_size = check_count("batch_size", batch_size)
+    repetitions = check_count("repetitions", repetitions)
+    seed = check_seed(seed)
+    if num_images is not None:
+        num_images = check_count("num_images", num_images)
+    if channels not in (None, 1, 3, 4):
+        raise ValueError(f"`channels` must be None, 1, 3 or 4. Received: channels={channels!r}")
+    check_choice("fit", fit, ("crop", "pad"))
+    if not isinstance(cache, (bool, str, os.PathLike)) or cache == "":
+        raise ValueError(f"`cache` must be True, False or a path. Received: cache={cache!r}")
+    if validation_split is not None and not (
+        isinstance(validation_split, (int, float)) and 0 <= validation_split < 1
+    ):
+        raise ValueError(
+            "`validation_split` must be None or a number of at least 0 and below 1. "
+            f"Received: validation_split={validation_split!r}"
+        )
+    _require_tensorflow()
+    # Not at the top of the file: these modules import TensorFlow and what reads their source.
+    from keras_ddim.data import arrays, pipeline
+
+    options = pipeline.Options(
+        height,
+        width,
+        channels,
+        fit,
+        labels,
+        validation_split=0.2 if validation_split is None else validation_split,
+        official_split=validation_split is None,
+        num_images=num_images,
+        seed=seed or 0,
+        cache=cache if isinstance(cache, bool) else os.fspath(cache),
+    )
+    class_names = None
+    if isinstance(source, str) and source == "flowers":
+        source = draw_flowers(num_images or 4000, (height, width), seed or 0, True, "uint8")
+        class_names = list(FAMILIES)
+    if not isinstance(source, (str, os.PathLike)):
+        train, validation = arrays.load(source, options)
+    elif isinstance(source, os.PathLike) or _is_path(source):
+        from keras_ddim.data import folder
+
+        train, validation, class_names = folder.load(os.fspath(source), options)
+    else:
+        from keras_ddim.data import tfds
+
+        train, validation, class_names = tfds.load(source, options, data_dir)
+
+    items = pipeline.shuffle(train.items, seed) if shuffle else train.items
+    batches = train.read(items.repeat(repetitions), batch_size)
+    if flip:
+        batches = pipeline.flip(batches, seed)
+    train_dataset = pipeline.finish(batches, labels, class_names)
+    if validation is None:
+        return train_dataset, None
+    batches = validation.read(validation.items, batch_size)
+    return train_dataset, pipeline.finish(batches, labels, class_names)
+
+
+def _require_tensorflow() -> None:
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
+        ) from error
+
+
+def _is_path(source: str) -> bool:
+    """Whether a folder is meant; names in TensorFlow Datasets may have slashes, too."""
+    return (
+        os.path.exists(source)
+        or os.path.isabs(source)
+        or source.startswith((".", "~"))
+        or source.endswith(("/", os.sep))
+    )

@@ -1,0 +1,215 @@
+"""Images from a folder: classes, formats, corrupt files, caches."""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_ddim.data import load_images
+from tests.test_data import gather
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def save(path, colour=RED, size=(6, 6), mode="RGB", **kwargs):
+    """Saves an image of one colour; size is (width, height) as in Pillow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **kwargs)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of ten images, each image of a shade of its own."""
+    root = tmp_path / "photos"
+    for label, name in enumerate(("ash", "birch", "cedar")):
+        for i in range(10):
+            save(root / name / f"{i}.png", (10 * (10 * label + i) // 2, 50 * label, 0))
+    return root
+
+
+def test_folder_with_classes(folder):
+    train, validation = load_images(folder, 6, labels=True, batch_size=8)
+    assert train.class_names == ["ash", "birch", "cedar"]
+    images, labels = (np.concatenate(pair) for pair in zip(gather(train), gather(validation)))
+    assert np.bincount(labels).tolist() == [10, 10, 10]
+    np.testing.assert_array_equal(labels, np.round(images[:, 0, 0, 1] * 255 / 50))
+    assert len(np.unique(images[:, 0, 0, 0])) == 30
+    assert len(np.unique(gather(validation)[1])) > 1  # the classes are mixed
+
+
+@pytest.mark.parametrize("cache", [False, "file"])
+def test_caches_give_the_same_images(folder, tmp_path, cache):
+    path = tmp_path / "caches" / "photos"
+    options = {"labels": True, "shuffle": False, "batch_size": 4}
+    expected = load_images(folder, (5, 7), **options)
+    for _ in range(2):  # written, then read
+        loaded = load_images(folder, (5, 7), cache=path if cache == "file" else cache, **options)
+        for a, b in zip(loaded, expected):
+            assert a.element_spec == b.element_spec
+            for i in range(2):
+                np.testing.assert_array_equal(gather(a)[i], gather(b)[i])
+    assert path.parent.exists() == (cache == "file")
+
+
+def test_a_cache_file_is_taken_up_only_by_the_same_settings_and_files(
+    folder, tmp_path, monkeypatch
+):
+    path = str(tmp_path / "cache")
+    load_images(folder, 6, cache=path)
+    (file,) = tmp_path.glob("cache*")
+    load_images(folder, 6, cache=path, batch_size=3, validation_split=0.5)
+    assert list(tmp_path.glob("cache*")) == [file]
+    load_images(folder, 4, cache=path)
+    assert len(list(tmp_path.glob("cache*"))) == 2
+    save(folder / "ash" / "new.png", WHITE)
+    train, _ = load_images(folder, 6, cache=path, validation_split=0)
+    assert len(gather(train)) == 31
+
+
+def test_an_uncached_folder_is_shuffled_and_read_each_epoch(folder):
+    train, _ = load_images(folder, 6, cache=False, seed=0, validation_split=0)
+    first, second = gather(train)[:, 0, 0, 0], gather(train)[:, 0, 0, 0]
+    assert sorted(first) == sorted(second) and not np.array_equal(first, second)
+    for path in folder.rglob("*.png"):
+        save(path, BLUE)
+    assert (gather(train)[..., 2] == 1).all()
+
+
+def test_flat_folder_and_nested_folders(tmp_path):
+    save(tmp_path / "flat.png", RED)
+    save(tmp_path / "a" / "b" / "deep.png", GREEN)
+    train, _ = load_images(tmp_path, 6, validation_split=0)
+    assert len(gather(train)) == 2
+    with pytest.raises(ValueError, match=r"`labels=True`.*'flat.png'.*Received: source="):
+        load_images(tmp_path, 6, labels=True)
+    (tmp_path / "flat.png").unlink()
+    train, _ = load_images(tmp_path, 6, labels=True, validation_split=0)
+    assert train.class_names == ["a"]
+
+
+def palette_with_transparency(path):
+    image = Image.new("P", (6, 6), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.save(path, transparency=1)
+
+
+def sixteen_bits(path):
+    Image.fromarray(np.full((6, 6), 128 * 257, np.uint16)).save(path)
+
+
+def animation(path):
+    frames = [Image.new("RGB", (6, 6), colour) for colour in (RED, GREEN)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def rotated(path):
+    # Left half red, right half blue, to be turned clockwise: red ends at the top.
+    image = Image.new("RGB", (8, 8), BLUE)
+    image.paste(RED, (0, 0, 4, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("a.png", lambda path: save(path, RED), RED),
+        ("a.JPG", lambda path: save(path, (200, 100, 50), quality=95), (200, 100, 50)),
+        ("a.jpeg", lambda path: save(path, (0, 0, 0, 0), mode="CMYK"), WHITE),
+        ("a.gif", animation, RED),
+        ("a.bmp", lambda path: save(path, BLUE), BLUE),
+        ("a.webp", lambda path: save(path, GREEN, lossless=True), GREEN),
+        ("a.png", lambda path: save(path, 77, mode="L"), (77, 77, 77)),
+        ("a.png", lambda path: save(path, 1, mode="1"), WHITE),
+        ("a.png", lambda path: save(path, (0, 51), mode="LA"), (204, 204, 204)),
+        ("a.png", lambda path: save(path, (0, 0, 0, 0), mode="RGBA"), WHITE),
+        ("a.png", lambda path: save(path, (255, 0, 0, 51), mode="RGBA"), (255, 204, 204)),
+        ("a.png", palette_with_transparency, WHITE),
+        ("a.png", sixteen_bits, (128, 128, 128)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_formats_and_modes(tmp_path, name, make, expected):
+    make(tmp_path / name)
+    train, _ = load_images(tmp_path, 4, channels=3, validation_split=0)
+    loaded = gather(train)[0] * 255
+    np.testing.assert_allclose(loaded, np.broadcast_to(expected, (4, 4, 3)), atol=3)
+
+
+def test_files_are_turned_upright(tmp_path):
+    rotated(tmp_path / "a.png")
+    image = gather(load_images(tmp_path, 8, validation_split=0)[0])[0] * 255
+    np.testing.assert_allclose(image[0], [RED] * 8, atol=1)
+    np.testing.assert_allclose(image[-1], [BLUE] * 8, atol=1)
+
+
+def test_alpha_is_kept_on_request(tmp_path):
+    save(tmp_path / "a.png", (255, 0, 0, 51), mode="RGBA")
+    save(tmp_path / "b.png", GREEN)
+    train, _ = load_images(tmp_path, 4, channels=4, validation_split=0, shuffle=False)
+    pixels = gather(train)[:, 0, 0] * 255
+    np.testing.assert_allclose(pixels, [[255, 0, 0, 51], [0, 255, 0, 255]], atol=1)
+
+
+def test_a_folder_is_grey_only_if_all_files_are(tmp_path):
+    save(tmp_path / "a.png", 7, mode="L")
+    sixteen_bits(tmp_path / "b.png")
+    assert load_images(tmp_path, 4)[0].element_spec.shape == (None, 4, 4, 1)
+    save(tmp_path / "c.png", RED)
+    assert load_images(tmp_path, 4)[0].element_spec.shape == (None, 4, 4, 3)
+
+
+def test_images_of_different_sizes(tmp_path):
+    for i, size in enumerate([(5, 9), (40, 3), (1, 1), (17, 17)]):
+        save(tmp_path / f"{i}.png", GREEN, size)
+    images = gather(load_images(tmp_path, (6, 5), validation_split=0)[0])
+    np.testing.assert_array_equal(images, np.broadcast_to([0.0, 1.0, 0.0], (4, 6, 5, 3)))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_corrupt_files_are_skipped_named_and_counted_once(folder, cache):
+    Image.effect_noise((30, 30), 50).save(folder / "whole.png")
+    whole = (folder / "whole.png").read_bytes()
+    (folder / "whole.png").unlink()
+    for i in range(3):
+        (folder / "birch" / f"torn{i}.png").write_bytes(whole[: 30 + 200 * i])
+    (folder / "cedar" / "text.jpg").write_text("not an image")
+    (folder / "cedar" / "empty.gif").write_bytes(b"")
+    (folder / "notes.txt").write_text("ignored")
+    (folder / "ash" / "._0.png").write_text("ignored")
+    with pytest.warns(UserWarning) as caught:
+        train, _ = load_images(folder, 6, labels=True, validation_split=0, cache=cache)
+    (message,) = [str(warning.message) for warning in caught]
+    assert message.startswith("5 of 35 files")
+    for name in ("torn0.png", "torn1.png", "torn2.png", "text.jpg", "empty.gif"):
+        assert name in message
+    images, labels = gather(train)
+    assert np.bincount(labels).tolist() == [10, 10, 10]
+    np.testing.assert_array_equal(labels, np.round(images[:, 0, 0, 1] * 255 / 50))
+
+
+def test_a_sound_folder_is_loaded_without_a_word(folder, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_images(folder, 6)
+    assert capfd.readouterr().out == ""
+
+
+def test_num_images_of_a_folder(folder):
+    train, validation = load_images(folder, 6, num_images=12, labels=True)
+    assert len(gather(train)[0]) + len(gather(validation)[0]) == 12
+    assert len(np.unique(gather(train)[1])) == 3
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`source` .*Received: source='.*missing'"):
+        load_images(tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"`source` .* has none. Received: source="):
+        load_images(tmp_path)
+    (tmp_path / "a.png").write_text("x")
+    with pytest.raises(ValueError, match=r"none of its 1 is. Received: source="):
+        load_images(str(tmp_path))
+    with pytest.raises(ValueError, match=r"must be a folder, not a file. Received: source="):
+        load_images(tmp_path / "a.png")

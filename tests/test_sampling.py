@@ -1,0 +1,125 @@
+"""The loop and what `generate` adds to it, without a `DiffusionModel` around."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+
+import keras_ddim
+from keras_ddim import GaussianDenoiser, sampling, times
+from keras_ddim.denoisers import NetworkDenoiser
+from keras_ddim.sampling import CompiledStep, CompiledSteps, Step, check_generate_options
+from tests.conftest import tiny_network
+
+DENOISER = GaussianDenoiser(np.full((2, 2, 1), 0.3), np.array([1.0, 0.5, 0.1, 2.0]))
+LEVELS = np.linspace(-5.0, 5.0, 6).astype("float32")
+
+
+def generate(num_images=5, sampler="ddim", levels=LEVELS, compiled=True, **kwargs):
+    step = Step(DENOISER, sampler)
+    step = CompiledStep(step) if compiled else step
+    return sampling.generate(step, levels, num_images, (2, 2, 1), **{"seed": 3, **kwargs})
+
+
+def test_a_network_of_ones_own():
+    """As in the module's docstring."""
+    network = tiny_network(seed=0)
+    denoiser = NetworkDenoiser(network, prediction_type="velocity")
+    step = CompiledStep(Step(denoiser, keras_ddim.UniPC()))
+    levels = keras_ddim.CosineSchedule().log_snr(times.uniform(8))
+    images = sampling.generate(step, levels, num_images=3, image_shape=(8, 8, 3), seed=0)
+    assert images.shape == (3, 8, 8, 3) and np.isfinite(images).all()
+
+
+def test_images_have_the_distribution_of_the_data():
+    levels = np.linspace(-9.0, 9.0, 60).astype("float32")
+    images = generate(4000, "unipc", levels, batch_size=4000)
+    np.testing.assert_allclose(images.mean(axis=0), np.full((2, 2, 1), 0.3), atol=0.1)
+    np.testing.assert_allclose(images.var(axis=0).ravel(), [1.0, 0.5, 0.1, 2.0], rtol=0.15)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "unipc", "heun"])
+def test_compiled_or_not_and_in_batches_of_any_size(sampler):
+    expected = generate(5, sampler, compiled=False)
+    for kwargs in ({}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 1}):
+        np.testing.assert_allclose(generate(5, sampler, **kwargs), expected, atol=1e-5)
+
+
+def test_the_last_batch_is_filled_up():
+    sizes = []
+
+    def watch(visit):
+        sizes.append((len(visit.images), len(visit.noisy_images), len(visit.arrays()[0])))
+
+    generate(65, watchers=[watch], levels=LEVELS[:1])
+    assert sizes == [(33, 33, 33), (32, 33, 32)]
+
+
+def test_watchers_see_every_level_and_every_image():
+    visits = []
+    images = generate(5, "heun", batch_size=2, watchers=[visits.append])
+    assert [visit.step for visit in visits] == list(range(6)) * 3
+    assert sum(visit.evaluations for visit in visits[:6]) == 11
+    assert [list(visit.images) for visit in visits[::6]] == [[0, 1], [2, 3], [4]]
+    np.testing.assert_array_equal(visits[-1].arrays()[1], images[4:])
+
+
+def test_per_image_inputs_are_sliced_with_the_batch():
+    inputs = [keras.Input((2, 2, 1)), keras.Input((1, 1, 1)), keras.Input((1,))]
+    shifts = keras.layers.Reshape((1, 1, 1))(inputs[2])
+    network = keras.Model(inputs, 0 * inputs[0] + shifts)
+    step = CompiledStep(Step(NetworkDenoiser(network, prediction_type="image")))
+    labels = np.arange(5, dtype="float32").reshape(5, 1)
+    images = sampling.generate(step, LEVELS, 5, (2, 2, 1), batch_size=2, labels=labels)
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), np.arange(5), atol=1e-5)
+
+
+def test_seeds():
+    np.testing.assert_array_equal(generate(seed=1), generate(seed=1))
+    np.testing.assert_array_equal(generate(seed=[1, 2])[:2], generate(2, seed=[1, 2]))
+    assert not np.allclose(generate(seed=1), generate(seed=2))
+    assert not np.allclose(generate(seed=None), generate(seed=None))
+    noise = np.zeros((5, 2, 2, 1))
+    first, second = (generate(seed=seed, initial_noise=noise) for seed in (1, 2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_weights_are_not_baked_in():
+    network = tiny_network(seed=0)
+    step = CompiledStep(Step(NetworkDenoiser(network, prediction_type="image")))
+    before = sampling.generate(step, LEVELS, 2, (8, 8, 3), seed=0)
+    network.set_weights([weight + 0.5 for weight in network.get_weights()])
+    assert not np.allclose(before, sampling.generate(step, LEVELS, 2, (8, 8, 3), seed=0))
+
+
+def test_only_a_few_compiled_steps_are_kept():
+    steps = CompiledSteps()
+    made = []
+
+    def get(eta):
+        sampler = keras_ddim.DDIM(eta=eta)
+        return steps.get(lambda: made.append(eta) or Step(DENOISER, sampler), sampler, False)
+
+    assert get(0.1) is get(0.1)
+    for eta in np.linspace(0.2, 0.9, 8):
+        get(eta)
+    assert len(steps.steps) == sampling.STEPS_KEPT and len(made) == 9
+    get(0.1)
+    assert len(made) == 10
+    gc.collect()
+
+
+def test_generate_options():
+    options = {"diffusion_times": [0.9, 0.1], "sampler": "heun", "seed": 3, "batch_size": None}
+    assert check_generate_options(options) is options
+    for name, value, message in (
+        ("steps", 3, "`steps` is no option of `generate`; .*sampler.*Received: steps=3"),
+        ("sampler", "fastest", "`sampler` must be .*Received: sampler='fastest'"),
+        ("diffusion_times", [2.0], r"`diffusion_times` must be .*\[0\]=2.0"),
+        ("clip", "hard", "`clip` must be one of .*'hard'"),
+        ("verbose", 7, "`verbose` must be one of .*7"),
+        ("seed", -1, "`seed` must be .*-1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_generate_options({name: value})
