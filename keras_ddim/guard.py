@@ -134,10 +134,11 @@ def _on_torch(model: Any, train_step: Callable, data: Any) -> dict:
 
     variables = [*model.network.weights, *model.optimizer.variables]
     before = [variable.value.detach().clone() for variable in variables]
-    iterations = model.optimizer.iterations.value.clone()
+    iterations = ops.convert_to_tensor(model.optimizer.iterations).clone()
     logs = train_step(data)
     with torch.no_grad():
-        averages = model.averaged_weights(model.optimizer.iterations.value - iterations)
+        steps = ops.convert_to_tensor(model.optimizer.iterations) - iterations
+        averages = model.averaged_weights(steps)
         is_finite = _is_finite(logs, averages)
         for variable, value in averages if bool(is_finite) else zip(variables, before):
             variable.assign(value)
