@@ -33,9 +33,6 @@ class SampleGrid(keras.callbacks.Callback):
         **generate_options: Keyword arguments of `DiffusionModel.generate`. `seed` defaults to 0;
             None is a random one, drawn once. `verbose` defaults to 0.
 
-    Raises:
-        ValueError: If an argument is not as described.
-
     Example:
 
     ```python
@@ -94,9 +91,6 @@ class SaveModel(keras.callbacks.Callback):
 
     Args:
         path: File to write, ending in ".keras".
-
-    Raises:
-        ValueError: If `path` does not end in ".keras".
 
     Example:
 
@@ -175,9 +169,6 @@ class ImageMetrics(keras.callbacks.Callback):
         prefix: What the metrics' names are preceded by. Defaults to "val_".
         **generate_options: Keyword arguments of `DiffusionModel.generate`; by default
             `diffusion_times=5, seed=0, verbose=0`.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Example:
 

@@ -184,9 +184,6 @@ class ImageMetric:
         encoder: What makes features of images, see `keras_ddim.encoders.get`. Defaults to
             "inception_v3".
         name: Name in logs. Defaults to None: the lower-case name of the class.
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
 
     encoder: encoders.Encoder | str = "inception_v3"
@@ -258,9 +255,6 @@ class KID(ImageMetric):
         encoder, name: See `ImageMetric`.
         num_subsets: Number of random parts that images are divided into, fewer where a part would
             have less than two images. Defaults to 10.
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
 
     num_subsets: int = 10
@@ -293,9 +287,6 @@ class Precision(ImageMetric):
     Args:
         encoder, name: See `ImageMetric`.
         neighbors: k. Defaults to 3.
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
 
     neighbors: int = 3
@@ -326,9 +317,6 @@ def update(
             integers in 0..255; or None.
         generated_images: As `real_images`, not necessarily as many.
         verbose: 1 for progress bars, 0 for none. Defaults to 0.
-
-    Raises:
-        ValueError: If the images are not as described.
     """
     for encoder in {id(metric.encoder): metric.encoder for metric in metrics}.values():
         for kind, images in (("real", real_images), ("generated", generated_images)):
