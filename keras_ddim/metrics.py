@@ -2,7 +2,8 @@
 
 The distances are functions of features; the metrics collect the features of images, batch by batch.
 All is computed by NumPy in float64, whatever the backend: products of features and their sums lose
-their digits in less. Nothing here is differentiable.
+their digits in less. Nothing here is differentiable. Whatever is not as described, such as fewer
+points than needed, raises a `ValueError`.
 """
 
 import dataclasses
@@ -16,8 +17,7 @@ from keras_ddim import checks, encoders
 CHUNK = 512  # rows of a matrix of products of features
 
 
-# The distances: of features, arrays (points, dimensions), not necessarily of equally many points.
-# They raise a `ValueError` for fewer points than they need.
+# The distances: of features, arrays (points, dimensions), not necessarily of equally many points
 
 
 class Moments:
@@ -62,8 +62,8 @@ class Moments:
 def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray | Moments) -> float:
     """`|μ − μ'|² + tr(C + C' − 2 (C^½ C' C^½)^½)`, the Fréchet distance of two clouds of points.
 
-    It is the squared Wasserstein distance of the normal distributions that have the clouds' means
-    μ and covariances C. It is biased: too large by an amount about proportional to 1 / points.
+    The squared Wasserstein distance of the normal distributions of the clouds' means μ and
+    covariances C. It is biased: too large by an amount about proportional to 1 / points.
 
     Args:
         features: Array of at least two points, or their `Moments`.
@@ -223,9 +223,9 @@ class ImageMetric:
 class FID(ImageMetric):
     """The Fréchet inception distance: `frechet_distance`, in memory that does not grow.
 
-    It is biased: compare only distances of equally many images. The name is due to distances in the
-    features of Inception networks; see `keras_ddim.encoders.InceptionV3` on how they differ from
-    those in the literature. Arguments are those of `ImageMetric`.
+    It is biased: compare only distances of equally many images. See
+    `keras_ddim.encoders.InceptionV3` on how it differs from that of the literature. Arguments are
+    those of `ImageMetric`.
 
     Example:
 
@@ -247,14 +247,13 @@ class FID(ImageMetric):
 class KID(ImageMetric):
     """The kernel inception distance: the mean `kernel_distance` of disjoint parts of the images.
 
-    It is unbiased: for images of one distribution it is 0 on average, however few they are, and
-    falls below as often as above. Published code draws subsets that overlap; the spread of those
-    is no standard error. Memory grows with the number of images.
+    It is unbiased: for images of one distribution it is 0 on average, however few they are.
+    Published code draws subsets that overlap; the spread of those is no standard error. Memory
+    grows with the number of images.
 
     Args:
         encoder, name: See `ImageMetric`.
-        num_subsets: Number of random parts that images are divided into, fewer where a part would
-            have less than two images. Defaults to 10.
+        num_subsets: Number of random parts, of at least two images each. Defaults to 10.
     """
 
     num_subsets: int = 10
@@ -313,8 +312,7 @@ def update(
 
     Args:
         metrics: List of `ImageMetric`s.
-        real_images: Array or tensor (images, height, width, channels): floats in [0, 1] or
-            integers in 0..255; or None.
+        real_images: As in `keras_ddim.encoders.encode`, or None.
         generated_images: As `real_images`, not necessarily as many.
         verbose: 1 for progress bars, 0 for none. Defaults to 0.
     """
