@@ -30,13 +30,10 @@ SNAP = 5e-7
 class Conditioning(Part):
     """One number in [0, 1] for each noise level.
 
-    Subclasses implement `__call__`, and `get_config` if their constructor takes arguments;
-    registered with `keras.saving.register_keras_serializable` they are saved inside the models
-    that use them.
+    Subclasses implement `__call__`, and what `keras_ddim.parts.Part` asks for to be saved.
 
     Attributes:
-        num_timesteps: Number of timesteps that training draws from, or None if it draws from all
-            times in [0, 1).
+        num_timesteps: Number of timesteps that training draws from; None for all times in [0, 1).
     """
 
     num_timesteps: int | None = None
@@ -133,8 +130,7 @@ class Timestep(Conditioning):
 
     Args:
         schedule: The `keras_ddim.schedules.Schedule` of training, or its name.
-        num_timesteps: T, at least 2. Defaults to 4000. Timestep i is time i / (T − 1), whatever
-            number of timesteps `schedule` itself is defined by.
+        num_timesteps: T, at least 2, whatever that of `schedule` itself is. Defaults to 4000.
         rounded: Whether to round to the nearest timestep. Defaults to False: fractions stay, but
             for those closer to a timestep than float32 noise levels resolve, 5e-7 T.
 

@@ -23,8 +23,7 @@ CHUNK = 512  # rows of a matrix of products of features
 class Moments:
     """Number, mean and covariance of points, from batches of any sizes, in bounded memory.
 
-    The covariance is held as a root, a matrix of no more than twice as many rows as dimensions,
-    and never formed: small variances would lose half of their digits.
+    The covariance is held as a root and never formed: small variances would lose half their digits.
 
     Args:
         *batches: Arrays (points, dimensions).
@@ -77,8 +76,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
         for points in (features, other_features)
     )
     root, other_root = one.root, other.root
-    # Where RᵀR = C and R'ᵀR' = C', the trace of the last root is the sum of R R'ᵀ's singular values
-    # (its nuclear norm). Eigenvalues of products of covariances would have half the digits.
+    # Where RᵀR = C and R'ᵀR' = C', the trace of the last root is the nuclear norm of R R'ᵀ.
+    # Eigenvalues of products of covariances would have half the digits.
     overlap = np.linalg.norm(root @ other_root.T, "nuc")
     traces = np.sum(root**2) + np.sum(other_root**2)
     return max(float(np.sum((one.mean - other.mean) ** 2) + traces - 2 * overlap), 0.0)
@@ -87,8 +86,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
 def kernel_distance(features: np.ndarray, other_features: np.ndarray) -> float:
     """`mean k(x, x̃) + mean k(y, ỹ) − 2 mean k(x, y)`, with `k(x, y) = (x·y / dimensions + 1)³`.
 
-    The squared maximum mean discrepancy of two clouds of points, over pairs of different points:
-    that is unbiased, so that it is below 0 about as often as above for clouds of one distribution.
+    The squared maximum mean discrepancy of two clouds of points, over pairs of different points,
+    which makes it unbiased: for clouds of one distribution it is often below 0.
 
     Args:
         features: Array of at least two points.

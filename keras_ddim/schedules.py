@@ -1,14 +1,13 @@
 """Schedules: which noise level belongs to which diffusion time, and back.
 
-A schedule is bookkeeping around the network, never part of it: the network is conditioned on a
-noise level, so any schedule can be put in front of a trained model. The noise level travels through
-the package as its log signal-to-noise ratio, the one form that keeps float32 digits at both ends.
+The network is conditioned on a noise level, so any schedule can be put in front of a trained
+model. The noise level travels through the package as its log signal-to-noise ratio, the one form
+that keeps float32 digits at both ends.
 
-Schedules that the literature defines by a table of T timesteps keep their place in time by one
-rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
-table and time 1 the noisiest (`keras_ddim.noise_levels.timesteps_to_times`).
+Of a schedule that the literature defines by a table of T timesteps, timestep i = 0, …, T − 1 is
+time i / (T − 1): time 0 is the least noisy level of the table, time 1 the noisiest.
 
-All of them raise a `ValueError` that names an argument which is not as described.
+An argument that is not as described raises a `ValueError`.
 """
 
 import math
@@ -94,8 +93,7 @@ class Schedule(Part):
 class CosineSchedule(Schedule):
     """`signal_rates = cos(angle)`, `noise_rates = sin(angle)`, the angle linear in time.
 
-    The angle runs from `acos(max_signal_rate)` at time 0 to `acos(min_signal_rate)` at time 1:
-    the rates walk along the unit circle at constant speed.
+    The angle runs from `acos(max_signal_rate)` at time 0 to `acos(min_signal_rate)` at time 1.
 
     Args:
         min_signal_rate: Signal rate at time 1, in (0, 1). Defaults to 0.02.
@@ -103,9 +101,8 @@ class CosineSchedule(Schedule):
 
     Example:
 
-    >>> noise_rates, signal_rates = keras_ddim.CosineSchedule().rates([0.0, 1.0])
-    >>> signal_rates
-    [0.95, 0.02]
+    >>> keras_ddim.CosineSchedule().rates([0.0, 1.0])
+    ([0.3122, 0.9998], [0.95, 0.02])
 
     Reference:
         [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), in the simplified form of the
@@ -181,17 +178,15 @@ class KarrasSchedule(Schedule):
     hence `log_snr = -2 * log(sigmas)`.
 
     Args:
-        sigma_min: σ at time 0, positive, in units of the images' standard deviation. That is 1
-            inside the model, while EDM assumes 0.5: its levels are twice as noisy at the same σ.
-            Defaults to 0.002.
+        sigma_min: σ at time 0, positive, in units of the images' standard deviation (EDM's are of
+            0.5: its levels are twice as noisy at the same σ). Defaults to 0.002.
         sigma_max: σ at time 1, above `sigma_min`. Defaults to 80.0.
         rho: Exponent; the larger, the more of the time is spent at small σ. Defaults to 7.0.
 
     Example:
 
-    >>> noise_rates, signal_rates = keras_ddim.schedules.KarrasSchedule().rates([0.0, 1.0])
-    >>> noise_rates / signal_rates
-    [0.002, 80.0]
+    >>> keras_ddim.schedules.KarrasSchedule().rates([0.0, 1.0])
+    ([0.002, 0.9999], [1.0, 0.0125])
 
     Reference:
         [Karras et al., 2022, Elucidating the Design Space](https://arxiv.org/abs/2206.00364), eq. 5
@@ -222,14 +217,13 @@ class KarrasSchedule(Schedule):
 class BoundedSchedule(Schedule):
     """A formula from ᾱ = 1 to ᾱ = 0, kept finite at its very ends.
 
-    Log-SNR follows the formula wherever that is between `start_log_snr - 1` and `end_log_snr + 1`,
-    and a straight line through the last unit of log-SNR at either end. Subclasses implement
-    `formula` and `inverse_formula`, strictly decreasing functions between (0, 1) and all log-SNR.
+    Log-SNR follows the formula, but for a straight line through its last unit at either end.
+    Subclasses implement `formula` and `inverse_formula`, strictly decreasing functions between
+    (0, 1) and all log-SNR.
 
     Args:
-        start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0; DDPM's is 9.2.
-        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0;
-            DDPM's is -10.1.
+        start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
     """
 
     def __init__(self, start_log_snr: float = 10.0, end_log_snr: float = -10.0) -> None:

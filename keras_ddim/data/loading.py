@@ -29,7 +29,7 @@ def load_images(
     Args:
         source: Where the images come from:
             - `"flowers"`, the default: pictures drawn by `keras_ddim.draw_flowers`, labelled with
-              their family. They need no download. (A folder of that name is `"./flowers"`.)
+              their family. (A folder of that name is `"./flowers"`.)
             - a path: a folder of PNG, JPEG, GIF (the first frame), BMP or WebP files; its
               sub-folders are the classes. Unreadable files are skipped with one warning.
             - any other string: a name in TensorFlow Datasets, such as `"oxford_flowers102"`.
@@ -41,18 +41,18 @@ def load_images(
             a folder 1 if all its files are grey, else 3). Transparent images are laid on white
             unless `channels=4`.
         labels: Whether to give pairs (images, labels) instead of images. Defaults to `False`.
-        validation_split: Part of the images in [0, 1) that is kept for validation; of a data set
-            of TensorFlow Datasets, in whole percents, of its official training images, or of all
-            images of Oxford Flowers 102. `None`, the default, stands for the official validation
-            or test images if there are any, else for 0.2; 0 for no validation.
-        fit: How images of another shape are fitted. `"crop"`, the default, cuts the largest part
-            of the right shape out of the middle and resizes it. `"pad"` shrinks what is too large
-            and centres it on black (transparent with `channels=4`); it enlarges nothing.
+        validation_split: Part of the images in [0, 1) that is kept for validation; of TensorFlow
+            Datasets, in whole percents of the official training images (Oxford Flowers 102: of all
+            images). `None`, the default, stands for the official validation or test images if
+            there are any, else for 0.2; 0 for no validation.
+        fit: How images of another shape are fitted. `"crop"`, the default, resizes the largest part
+            of the right shape in the middle. `"pad"` shrinks what is too large and centres it on
+            black (transparent with `channels=4`).
         repetitions: How often each training image is seen in an epoch. Defaults to 1.
         flip: Whether to mirror every other training image, at random. Defaults to `False`.
-        cache: Where images of a folder or of TensorFlow Datasets are kept once decoded and
-            resized: `True`, the default, for memory; a path for files that begin with it, which
-            later runs with the same settings read; `False` to decode them in every epoch.
+        cache: Where images of a folder or of TensorFlow Datasets are kept once prepared: `True`,
+            the default, for memory; a path for files that begin with it, which later runs with the
+            same settings read; `False` to prepare them in every epoch.
         shuffle: Whether to shuffle the training images anew in each epoch. Defaults to `True`.
         seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
             `None`, the default, only shuffling and flipping differ between runs, so that a run
@@ -63,10 +63,9 @@ def load_images(
 
     Returns:
         Tuple `(train_dataset, validation_dataset)` of `tf.data.Dataset`s of batches of float32
-        images of shape (batch, height, width, channels), or of pairs of these and of labels of
-        shape (batch,). Validation images come in order, once and unflipped;
-        `validation_dataset` is `None` if `validation_split=0`. The datasets have an attribute
-        `class_names`: a list of the names of the classes, or `None`.
+        images (batch, height, width, channels), or of pairs of these and of labels (batch,).
+        Validation images come in order, once and unflipped; `validation_dataset` is `None` if
+        `validation_split=0`. Both have the attribute `class_names`: a list, or `None`.
 
     Raises:
         ValueError: If an argument is out of its range, or the source has no readable image.
