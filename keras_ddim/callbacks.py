@@ -85,8 +85,8 @@ class SampleGrid(keras.callbacks.Callback):
 class SaveModel(keras.callbacks.Callback):
     """Saves the whole model after each epoch, to a file that is always complete.
 
-    Stopped at any moment, by Ctrl-C or worse, training leaves the model of the last finished
-    epoch: `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it.
+    Stopped at any moment, training leaves the model of the last finished epoch:
+    `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it.
 
     Args:
         path: File to write, ending in ".keras".
@@ -115,8 +115,7 @@ class SaveHistory(keras.callbacks.Callback):
 
     Args:
         path: File to write.
-        append: Whether to go on after the rows that the file has, as when training is resumed, or
-            to begin a new one. Defaults to False.
+        append: Whether to go on after the rows that the file has. Defaults to False.
 
     Example:
 

@@ -22,8 +22,8 @@ from keras_ddim.noise_levels import (
 )
 from keras_ddim.parts import PACKAGE, Part, get_part
 
-# How far from a timestep, as a part of all, a level still is that timestep's. float32 noise levels
-# are this coarse, so that strided timesteps come out of the remapping as they went in.
+# How far from a timestep, as a part of all, a level still is that timestep's: as coarse as float32
+# levels, so that strided timesteps come out of the remapping as they went in.
 SNAP = 5e-7
 
 
@@ -206,10 +206,7 @@ CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": N
 
 
 def get(identifier: Any) -> Conditioning:
-    """The conditioning that `identifier` names.
-
-    Args:
-        identifier: `None` (`NoiseVariance()`), one of the names in `CONDITIONINGS`, a serialized
-            conditioning (dict) or a `Conditioning`.
+    """The conditioning that `identifier` names: one of `CONDITIONINGS`, a serialized conditioning
+    (dict), a `Conditioning`, or None for the default, `NoiseVariance()`.
     """
     return get_part("conditioning", identifier, Conditioning, CONDITIONINGS, NoiseVariance)

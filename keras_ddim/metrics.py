@@ -311,8 +311,7 @@ def update(
 
     Args:
         metrics: List of `ImageMetric`s.
-        real_images: As in `keras_ddim.encoders.encode`, or None.
-        generated_images: As `real_images`, not necessarily as many.
+        real_images, generated_images: As in `keras_ddim.encoders.encode`, or None.
         verbose: 1 for progress bars, 0 for none. Defaults to 0.
     """
     for encoder in {id(metric.encoder): metric.encoder for metric in metrics}.values():

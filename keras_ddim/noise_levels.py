@@ -17,8 +17,7 @@ from keras_ddim.checks import check_choice
 PREDICTION_TYPES = ("noise", "image", "velocity")
 WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
 
-# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end: the
-# rounding of a float32 noise variance next to 1.
+# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end.
 LEVEL_TOLERANCE = 0.01
 # A rate below the resolution of float32: the mixture holds nothing of that component.
 SMALLEST_RATE = 2.0**-23
@@ -33,8 +32,7 @@ def rates(log_snr: Any) -> tuple[Any, Any]:
     """`noise_rates = sqrt(sigmoid(-log_snr))`, `signal_rates = sqrt(sigmoid(log_snr))`.
 
     Args:
-        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number; infinities are the noiseless and the
-            signalless limit.
+        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number, possibly infinite.
 
     Returns:
         `(noise_rates, signal_rates)`, shaped as `log_snr`; their squares sum to 1.
@@ -132,9 +130,6 @@ def target(
     Args:
         images, noises, noise_rates, signal_rates: As in `mix`.
         prediction_type: "noise", "image" or "velocity". Defaults to "noise".
-
-    Returns:
-        The target, as `images`.
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":

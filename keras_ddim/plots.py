@@ -135,8 +135,7 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     Example:
 
     ```python
-    samplers = ["ddim", "heun", "unipc"]
-    plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in samplers})
+    plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in ("ddim", "heun")})
     ```
     """
     checked = {str(label): _check_images(images) for label, images in rows.items()}
@@ -169,7 +168,7 @@ def animate(
     """An animation of images coming out of noise: a frame for each step.
 
     On the left are the noisy images, on the right the images predicted from them. The last frame
-    has the final images on both sides and is held a little, then everything begins anew.
+    has the final images on both sides.
 
     Args:
         noisy_images: Array (steps, num_images, height, width, channels), for each step as in
@@ -185,9 +184,8 @@ def animate(
     Example:
 
     ```python
-    trajectory = model.generate(16, 50, return_trajectory=True)
-    noisy_images = model.denormalize(trajectory.noisy_images)
-    animate(noisy_images, trajectory.pred_images, "flowers.gif")
+    way = model.generate(16, 50, return_trajectory=True)
+    animate(model.denormalize(way.noisy_images), way.pred_images, "flowers.gif")
     ```
     """
     check_suffix(path, [".gif"])
@@ -314,7 +312,7 @@ def _new_figure(**kwargs: Any) -> "Figure":
 
     class NotebookFigure(Figure):
         def savefig(self, *args: Any, **kwargs: Any) -> None:
-            # With the labels of a grid, which stand outside of a figure of its size.
+            # With the labels of a grid, which stand outside of it.
             super().savefig(*args, **{"bbox_inches": "tight", "pad_inches": "layout", **kwargs})
 
         def _repr_png_(self) -> bytes:

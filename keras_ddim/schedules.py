@@ -124,7 +124,7 @@ class CosineSchedule(Schedule):
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         angles = (1 - times) * self.start_angle + times * self.end_angle
-        # The cosine near π/2 has lost its digits; the sine of the complement has all of them.
+        # The cosine near π/2 has lost its digits, the sine of the complement has not.
         start, end = math.pi / 2 - self.start_angle, math.pi / 2 - self.end_angle
         complements = (1 - times) * start + times * end
         return 2 * (ops.log(ops.sin(complements)) - ops.log(ops.sin(angles)))
@@ -395,8 +395,6 @@ class LinearVarianceSchedule(BoundedSchedule):
 class TimestepSchedule(Schedule):
     """The log-SNR of T timesteps, interpolated linearly in time between them.
 
-    Timestep i = 0, …, T − 1 is time i / (T − 1).
-
     Args:
         log_alphas_cumprod: log(ᾱ) of the timesteps, strictly decreasing; the last may be −∞.
         zero_terminal_snr: Whether to shift and scale the signal rates such that the last is 0
@@ -653,11 +651,8 @@ SCHEDULES = {
 
 
 def get(identifier: Any) -> Schedule:
-    """The schedule that `identifier` names.
-
-    Args:
-        identifier: None (`CosineSchedule()`), one of the names in `SCHEDULES`, a serialized
-            schedule (dict) or a `Schedule`.
+    """The schedule that `identifier` names: one of `SCHEDULES`, a serialized schedule (dict), a
+    `Schedule`, or None for the default, `CosineSchedule()`.
     """
     return get_part("schedule", identifier, Schedule, SCHEDULES, CosineSchedule)
 
@@ -674,12 +669,10 @@ def _number(
         allowed += f" of at least {above}" if or_equal else f" above {above}"
     if below < math.inf:
         allowed += f"{' and' if above > -math.inf else ''} below {below}"
-    if (
-        not isinstance(value, numbers.Real)
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not (above < float(value) < below or (or_equal and value == above))
-    ):
+    is_finite = (
+        isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    )
+    if not is_finite or not (above < float(value) < below or (or_equal and value == above)):
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
     return float(value)
 

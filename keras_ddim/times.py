@@ -6,7 +6,8 @@ lead to the data, one that ends at 0 has its last evaluation there.
 
 `num_steps` is the number of times, at least 1; `schedule` the `keras_ddim.schedules.Schedule` to
 sample under, or its name. Where its end is infinite, the lists by noise level have log-SNR ±20
-there. An argument that is not as described raises a `ValueError`.
+there. Lists given as levels may be in any order, which the times keep, but the schedule must reach
+each of them. An argument that is not as described raises a `ValueError`.
 
 ```python
 model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
@@ -151,11 +152,7 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
 
 
 def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given log-SNR.
-
-    Args:
-        log_snr: List or array of log(ᾱ / (1 − ᾱ)) that the schedule reaches, in any order.
-        schedule: See `keras_ddim.times`.
+    """Times at which `schedule` has the given log-SNR, a list of log(ᾱ / (1 − ᾱ)).
 
     Example:
 
@@ -167,11 +164,7 @@ def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
 
 
 def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`.
-
-    Args:
-        noise_variances: List or array of variances in [0, 1], as in `from_log_snr`.
-        schedule: See `keras_ddim.times`.
+    """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`, a list in [0, 1].
 
     Example:
 
@@ -185,11 +178,7 @@ def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
 
 
 def from_sigmas(sigmas: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`.
-
-    Args:
-        sigmas: List or array of ratios of at least 0, as in `from_log_snr`.
-        schedule: See `keras_ddim.times`.
+    """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`, a list.
 
     Example:
 

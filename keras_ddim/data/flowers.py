@@ -14,11 +14,8 @@ import numpy as np
 
 from keras_ddim.checks import check_count, check_integers, check_seed
 
-# Pixels drawn at once: few enough for their arrays to stay in the processor's cache.
-_CHUNK_PIXELS = 2**16
-
-# Random numbers for each image, more than any family uses.
-_DRAWS_PER_IMAGE = 96
+_CHUNK_PIXELS = 2**16  # drawn at once: few enough to stay in the processor's cache
+_DRAWS_PER_IMAGE = 96  # random numbers, more than any family uses
 
 _Array = np.ndarray
 _Pair = tuple[float, float]
@@ -237,7 +234,7 @@ def draw_flowers(
     if dtype not in ("float32", "uint8"):
         raise ValueError(f'`dtype` must be "float32" or "uint8". Received: dtype={dtype!r}')
 
-    # A row for each image, drawn row after row: the first rows do not depend on how many follow.
+    # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
     labels = (numbers[:, 0] * len(_FAMILIES)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)

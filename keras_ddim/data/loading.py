@@ -68,7 +68,7 @@ def load_images(
         `validation_split=0`. Both have the attribute `class_names`: a list, or `None`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the source has no readable image.
+        ValueError: If an argument is not as described, or the source has no readable image.
         FileNotFoundError: If a folder does not exist.
         ImportError: If TensorFlow is not installed.
 
@@ -96,7 +96,12 @@ def load_images(
             "`validation_split` must be None or a number of at least 0 and below 1. "
             f"Received: validation_split={validation_split!r}"
         )
-    _require_tensorflow()
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
+        ) from error
     # Not at the top of the file: these modules import TensorFlow and what reads their source.
     from keras_ddim.data import arrays, pipeline
 
@@ -136,15 +141,6 @@ def load_images(
         return train_dataset, None
     batches = validation.read(validation.items, batch_size)
     return train_dataset, pipeline.finish(batches, labels, class_names)
-
-
-def _require_tensorflow() -> None:
-    try:
-        import tensorflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
-        ) from error
 
 
 def _is_path(source: str) -> bool:
