@@ -179,14 +179,13 @@ class Timestep(Conditioning):
             return
         start, end = self.schedule.ends
         if levels[worst] > start:
-            side = f"cleaner than timestep 0, the first of {self.num_timesteps}"
+            side = "cleaner than timestep 0, the first of"
         else:
-            last = self.num_timesteps - 1
-            side = f"noisier than timestep {last}, the last of {self.num_timesteps}"
+            side = f"noisier than timestep {self.num_timesteps - 1}, the last of"
         raise ValueError(
             "`log_snr` must be noise levels that the timesteps have under the training schedule, "
             f"{type(self.schedule).__name__}, from {end:.4g} to {start:.4g}. Received: "
-            f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side}"
+            f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side} {self.num_timesteps}"
         )
 
     def draw_times(self, shape: tuple, seed: Any = None) -> Any:

@@ -35,8 +35,8 @@ class InceptionV3:
 
     Args:
         image_size: Side of the square that images are resized to, at least 75. Defaults to 299.
-        weights: "imagenet", which is downloaded once (88 MB), or the path of a file with the
-            weights of `keras.applications.InceptionV3(include_top=False)`. Read when first used.
+        weights: "imagenet", the default, which is downloaded once (88 MB), or the path of a file
+            of `keras.applications.InceptionV3(include_top=False)`. Read when first used.
 
     Example:
 

@@ -233,8 +233,7 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
     """The training history: loss on the noises and on the images, in training and validation.
 
     Args:
-        history: What `fit` returned, its `history` dictionary, or the path of a CSV file with a
-            column for each loss.
+        history: What `fit` returned, its `history` dictionary, or the path of it as a CSV file.
         path: As in `plot_images`.
 
     Example:
@@ -272,8 +271,7 @@ def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | N
     """Noise rates, signal rates and log-SNR against the diffusion time.
 
     Args:
-        schedule: A `keras_ddim.schedules.Schedule` or its name, or a list of them to compare.
-            Defaults to None: the default schedule.
+        schedule: See `keras_ddim.schedules.get`, or a list of such to compare.
         path: As in `plot_images`.
 
     Example:

@@ -63,6 +63,7 @@ def _family(name: str, petal: _ColourPairs, *whorls: _Whorl, **others: Any) -> _
 
 
 _leaves = functools.partial(_Whorl, base=0.7, tip=0.9, midrib=0.3, colours="leaf")
+_tulip_petals = functools.partial(_Whorl, sink=0.75)
 _LEAVES_BEHIND = _leaves((3, 5), (0.9, 1.15), (0.45, 0.7), twist=0.3, odds=0.4)
 
 _FAMILIES = (
@@ -112,11 +113,9 @@ _FAMILIES = (
             ((0.80, 0.60, 0.45), (0.79, 0.50, 0.75)),
         ),
         _leaves((2, 2), (1.4, 1.6), (0.20, 0.26), fan=(0.8, 1.2), sink=1.9, shadow=0.2),
-        _Whorl((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75),
-        _Whorl((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75),
-        _Whorl(
-            (1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0), sink=0.75
-        ),
+        _tulip_petals((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5)),
+        _tulip_petals((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0)),
+        _tulip_petals((1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0)),
         radius=(0.42, 0.6),
         tilt=0.1,
         stem=1.0,

@@ -38,8 +38,7 @@ def load_images(
         image_size: Size of the images in pixels, an integer or (height, width). Defaults to 64.
         batch_size: Images in a batch; the last one of an epoch may be smaller. Defaults to 64.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); `None`, the default, for what the source has (of
-            a folder 1 if all its files are grey, else 3). Transparent images are laid on white
-            unless `channels=4`.
+            a folder 1 or 3). Transparent images are laid on white unless `channels=4`.
         labels: Whether to give pairs (images, labels) instead of images. Defaults to `False`.
         validation_split: Part of the images in [0, 1) that is kept for validation; of TensorFlow
             Datasets, in whole percents of the official training images (Oxford Flowers 102: of all
@@ -55,8 +54,7 @@ def load_images(
             same settings read; `False` to prepare them in every epoch.
         shuffle: Whether to shuffle the training images anew in each epoch. Defaults to `True`.
         seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
-            `None`, the default, only shuffling and flipping differ between runs, so that a run
-            that is resumed never trains on what it was validated on.
+            `None`, the default, only shuffling and flipping differ between runs.
         num_images: How many images to use, for training and validation together. `None`, the
             default, for all; 4,000 of the flowers.
         data_dir: Folder in which TensorFlow Datasets keeps its data, or `None` for its default.
@@ -145,9 +143,5 @@ def load_images(
 
 def _is_path(source: str) -> bool:
     """Whether a folder is meant; names in TensorFlow Datasets may have slashes, too."""
-    return (
-        os.path.exists(source)
-        or os.path.isabs(source)
-        or source.startswith((".", "~"))
-        or source.endswith(("/", os.sep))
-    )
+    looks_so = source.startswith((".", "~")) or source.endswith(("/", os.sep))
+    return looks_so or os.path.isabs(source) or os.path.exists(source)
