@@ -57,7 +57,7 @@ def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
         return assign_all
 
     replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync == 1:
+    if not tf.distribute.has_strategy():
         tf.cond(failures == 0, assign(averages), assign(before))
         return logs
 
@@ -229,3 +229,17 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
                 number = tf.cast(replica.replica_id_in_sync_group, seed.dtype)
                 seed = seed + tf.stack([number, tf.zeros_like(number)])
         return seed
+
+
+def logs_for_workers(logs: Any) -> Any:
+    """Logs as Keras can average them over the processes of a MultiWorkerMirroredStrategy.
+
+    There, and there alone, it takes their mean along a first axis, which scalars do not have.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return {name: ops.reshape(value, (1,)) for name, value in logs.items()}

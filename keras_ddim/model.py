@@ -16,6 +16,7 @@ from keras_ddim.guard import (
     ReplicaSeedGenerator,
     guarded_step,
     in_range,
+    logs_for_workers,
     range_of,
 )
 from keras_ddim.networks import ResidualUNet
@@ -226,7 +227,11 @@ class DiffusionModel(Generator, ImageTrainer):
         Returns:
             The logs; on JAX, the logs and the next state.
         """
-        return guarded_step(self, super().train_step, *args)
+        return logs_for_workers(guarded_step(self, super().train_step, *args))
+
+    def test_step(self, *args: Any) -> Any:
+        """Keras's: `call` and `compute_loss`; arguments and results are those of `train_step`."""
+        return logs_for_workers(super().test_step(*args))
 
     def call(self, images: Any, training: bool = False) -> Prediction:
         """Mixes images with noise at random times, and predicts what was mixed.

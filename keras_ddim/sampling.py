@@ -13,7 +13,6 @@ images = sampling.generate(step, levels, num_images=16, image_shape=(32, 32, 3),
 
 import collections
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -217,9 +216,10 @@ class CompiledSteps:
 
         Args:
             make_step: Callable without arguments that makes the step.
-            *parts: What tells it from others: Keras-serializable objects, numbers, texts.
+            *parts: What tells it from others: a sampler, say, numbers, texts.
         """
-        key = json.dumps([keras.saving.serialize_keras_object(part) for part in parts])
+        # Not as Keras would serialize them, which imports TensorFlow whatever the backend.
+        key = str([(type(part), repr(part)) for part in parts])
         step = self.steps.pop(key, None) or make_step()
         self.steps[key] = step
         while len(self.steps) > STEPS_KEPT:

@@ -1,0 +1,112 @@
+"""All that a user does, on every backend and on several devices: a table, each cell really run."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.backend_table import COLUMNS, ROWS
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = pathlib.Path(__file__).with_name("backend_table.py")
+
+
+def start(column, folder, *arguments, **environment):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), column, str(folder), *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process):
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-5000:]
+    return json.loads(output.splitlines()[-1])
+
+
+def run(column, folder):
+    if importlib.util.find_spec(COLUMNS[column]) is None:
+        return None
+    if not column.startswith("MultiWorker"):
+        return result_of(start(column, folder))
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+    processes = [
+        start(
+            column,
+            folder / str(index),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+    chief, _ = [result_of(process) for process in processes]
+    return chief
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("backends")
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    """Results of each column; the seconds of each cell are printed."""
+    results = {}
+    for number, column in enumerate(COLUMNS):
+        (folder / str(number)).mkdir()
+        results[column] = run(column, folder / str(number))
+    print(f"\n| | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
+    for row in ROWS:
+        cells = [result and result[row] for result in results.values()]
+        cells = ["–" if c is None else f"{c} s" if not isinstance(c, str) else c for c in cells]
+        print(f"| {row} | {' | '.join(cells)} |")
+    return results
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_runs(table, column, row):
+    if table[column] is None:
+        pytest.skip(f"{COLUMNS[column]} is not installed")
+    assert isinstance(table[column][row], float), table[column][row]
+
+
+def test_several_devices_are_several(table):
+    assert table["MirroredStrategy, 2 devices"]["devices"] == 2
+    if table["JAX"]:
+        assert table["JAX DataParallel, 2 devices"]["devices"] == 2
+
+
+@pytest.mark.parametrize("column", ["JAX", "torch"])
+def test_other_backends_import_no_tensorflow(table, column):
+    if table[column] is None:
+        pytest.skip(f"{column} is not installed")
+    assert not table[column]["imports TensorFlow"]
+
+
+@pytest.mark.parametrize("reader", ["TensorFlow", "JAX", "torch"])
+@pytest.mark.parametrize("writer", ["TensorFlow", "JAX", "torch"])
+def test_the_same_file_and_noise_give_the_same_images(table, folder, writer, reader):
+    if table[writer] is None or table[reader] is None:
+        pytest.skip("not installed")
+    path = folder / str(list(COLUMNS).index(writer)) / "model.keras"
+    received = result_of(start(reader, folder, str(path)))["images"]
+    expected = result_of(start(writer, folder, str(path)))["images"]
+    difference = np.abs(np.array(received) - np.array(expected)).max()
+    print(f"\nsaved on {writer}, read on {reader}: largest difference {difference:.1e}")
+    assert difference <= 1e-4
