@@ -1,12 +1,13 @@
 """A training step that is applied whole or not at all, and the average that follows the weights.
 
 Keras's own training step computes the loss, differentiates it and updates the weights, on every
-backend in its own way. What is here goes around it: if the loss came out finite, the average
-follows; else all is put back as it was before the step. A loss that is not finite makes the mean
-of the epoch so, too, hence nothing more is applied in that epoch, however late it is noticed.
+backend in its own way. What is here goes around it: if the loss and the new weights came out
+finite, the average follows; else all is put back as it was before the step. A step that is refused
+makes the mean loss of the epoch NaN, hence nothing more is applied in that epoch, however late it
+is noticed.
 """
 
-import time
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,9 @@ from keras import ops
 
 from keras_ddim.checks import ALLOWED_IMAGES, RANGE_TOLERANCE
 
-SECONDS_BETWEEN_CHECKS = 1.0
-
 
 def guarded_step(model: Any, train_step: Callable, *args: Any) -> Any:
-    """Keras's training step, then the average; or nothing, if the loss is not finite.
+    """Keras's training step, then the average; or nothing, if loss or weights are not finite.
 
     Args:
         model: A compiled model with `network` and `averaged_weights`.
@@ -38,6 +37,21 @@ def guarded_step(model: Any, train_step: Callable, *args: Any) -> Any:
     return guards[keras.backend.backend()](model, train_step, *args)
 
 
+def _is_finite(logs: dict, averages: list) -> Any:
+    """Whether the loss is finite, and the weights after the step, which are in the averages."""
+    # A sum is not finite if a term is not; weights too large for it have long diverged.
+    sums = [ops.sum(ops.cast(value, "float32")) for _, value in averages]
+    return ops.logical_and(ops.isfinite(logs["loss"]), ops.isfinite(ops.sum(ops.stack(sums))))
+
+
+def _logged(model: Any, logs: dict, is_finite: Any) -> dict:
+    """The logs; where the step is refused with a loss of NaN, for the rest of the epoch."""
+    nan = ops.where(is_finite, 0.0, math.nan)
+    total = model._loss_tracker.total
+    total.assign(total + nan)
+    return {**logs, "loss": logs["loss"] + nan}
+
+
 def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
     import tensorflow as tf
 
@@ -46,7 +60,8 @@ def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
     iterations = tf.identity(model.optimizer.iterations)
     logs = train_step(data)
     averages = model.averaged_weights(model.optimizer.iterations - iterations)
-    failures = tf.cast(tf.logical_not(tf.math.is_finite(logs["loss"])), "float32")
+    is_finite = _is_finite(logs, averages)
+    logs = _logged(model, logs, is_finite)
 
     def assign(pairs: list) -> Callable:
         def assign_all() -> tf.Tensor:
@@ -58,7 +73,7 @@ def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
 
     replica = tf.distribute.get_replica_context()
     if not tf.distribute.has_strategy():
-        tf.cond(failures == 0, assign(averages), assign(before))
+        tf.cond(is_finite, assign(averages), assign(before))
         return logs
 
     def update(strategy: Any, failures: Any, averages: list, before: list) -> None:
@@ -79,6 +94,7 @@ def _on_tensorflow(model: Any, train_step: Callable, data: Any) -> dict:
         tf.cond(failed == 0, assign(averages, averaged), assign(before, variables))
 
     # All must agree: the gradients of one have gone into the weights of all.
+    failures = tf.cast(tf.logical_not(is_finite), "float32")
     failures = replica.all_reduce(tf.distribute.ReduceOp.SUM, failures)
     values = ([value for _, value in averages], [value for _, value in before])
     replica.merge_call(update, args=(failures, *values))
@@ -101,10 +117,12 @@ def _on_jax(model: Any, train_step: Callable, state: tuple, data: Any) -> tuple[
         iterations = ops.convert_to_tensor(model.optimizer.iterations)
     logs, next_state = train_step(state, data)
     with scope_of(next_state) as scope:
-        for variable, value in model.averaged_weights(model.optimizer.iterations - iterations):
+        averages = model.averaged_weights(model.optimizer.iterations - iterations)
+        is_finite = _is_finite(logs, averages)
+        logs = _logged(model, logs, is_finite)
+        for variable, value in averages:
             variable.assign(value)
     next_state = [[scope.get_current_value(variable) for variable in v] for v in variables]
-    is_finite = ops.isfinite(logs["loss"])
     # The metrics stay as they are, so that the loss is known to be what it is.
     for values, before in list(zip(next_state, state))[:3]:
         values[:] = [ops.where(is_finite, v, old) for v, old in zip(values, before)]
@@ -119,13 +137,11 @@ def _on_torch(model: Any, train_step: Callable, data: Any) -> dict:
     iterations = model.optimizer.iterations.value.clone()
     logs = train_step(data)
     with torch.no_grad():
-        is_finite = bool(ops.isfinite(logs["loss"]))
-        pairs = zip(variables, before)
-        if is_finite:
-            pairs = model.averaged_weights(model.optimizer.iterations.value - iterations)
-        for variable, value in pairs:
+        averages = model.averaged_weights(model.optimizer.iterations.value - iterations)
+        is_finite = _is_finite(logs, averages)
+        for variable, value in averages if bool(is_finite) else zip(variables, before):
             variable.assign(value)
-    return logs
+        return _logged(model, logs, is_finite)
 
 
 class ImageRange(keras.metrics.Metric):
@@ -174,46 +190,54 @@ def check_loss(model: Any, loss: Any) -> None:
             "before them."
         )
     raise ValueError(
-        "The loss is not finite: training diverged. The model is as it was before that step; "
-        "continue with a lower learning rate."
+        "The loss, or a weight after the step, is not finite: training diverged. The model is as "
+        "it was before that step; continue with a lower learning rate."
     )
 
 
 class StopWhereLossIsNotFinite(keras.callbacks.Callback):
-    """Ends training and evaluation with one sentence; looks once a second, as looking waits."""
+    """Ends training and evaluation with one sentence, at the end of the epoch that it cuts short.
+
+    Not at once: what Keras calls after a batch may run beside the next step, in another thread, and
+    on JAX nothing of the model may be touched there.
+    """
 
     async_safe = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss: Any = 0.0
-        self.checked = time.monotonic()
+        self.is_training = False
+        self.has_failed = False
 
-    def _look(self, logs: dict | None, seconds: float) -> None:
-        self.loss = (logs or {}).get("loss", self.loss)
-        if time.monotonic() - self.checked >= seconds:
-            if not np.isfinite(ops.convert_to_numpy(self.loss)):
-                check_loss(self.model, self.loss)
-            self.checked = time.monotonic()
+    def _look(self, logs: dict | None) -> None:
+        self.has_failed |= not math.isfinite((logs or {}).get("loss", 0.0))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self.loss = 0.0
+        self.is_training = True
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._look(logs, SECONDS_BETWEEN_CHECKS)
+        self._look(logs)
 
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        self._look(None, 0.0)  # of the epoch of training that validation follows
-        self.loss = 0.0
-
-    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._look(logs, SECONDS_BETWEEN_CHECKS)
-
-    def on_test_end(self, logs: dict | None = None) -> None:
-        self._look(logs, 0.0)
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if self.has_failed:
+            self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._look(logs, 0.0)
+        check_loss(self.model, (logs or {}).get("loss", 0.0))
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        if self.is_training:  # an epoch that failed is not worth its validation
+            check_loss(self.model, self.model._loss_tracker.result())
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._look(logs)
+
+    def on_test_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if self.has_failed:
+            self.model.stop_evaluating = True
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        check_loss(self.model, (logs or {}).get("loss", 0.0))
 
 
 class ReplicaSeedGenerator(keras.random.SeedGenerator):

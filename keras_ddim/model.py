@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_ddim import checks, sampling, schedules
 from keras_ddim import conditioning as conditionings
-from keras_ddim.denoisers import NetworkDenoiser
 from keras_ddim.generator import Generator
 from keras_ddim.guard import (
     ImageRange,
@@ -249,12 +248,13 @@ class DiffusionModel(Generator, ImageTrainer):
         log_snr = self.schedule.log_snr(diffusion_times)
         noisy_images = mix(images, noises, *rates(log_snr))
         network = self.network if training else self.ema_network
-        denoiser = NetworkDenoiser(network, self.conditioning, self.prediction_type)
+        # Without a `NetworkDenoiser`: torch.compile can't trace code that makes layers.
+        prediction = network([noisy_images, self.conditioning(log_snr)], training=training)
         return Prediction(
             noisy_images,
             log_snr,
             target(images, noises, *rates(log_snr), self.prediction_type),
-            denoiser.predict(noisy_images, log_snr, training=training),
+            ops.cast(prediction, "float32"),
             *range_of(pixels),
         )
 

@@ -33,7 +33,8 @@ class ImageTrainer(keras.Model):
 
         Raises:
             ValueError: If the images are not of `image_shape`, or out of range, or not finite; or
-                if the loss is not finite. The model is then as it was before that step.
+                if the loss, or a weight after the step, is not finite. The model is then as it was
+                before that step.
         """
         x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
         checks.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
