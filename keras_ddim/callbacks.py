@@ -1,4 +1,7 @@
-"""Callbacks: pictures of the progress of training, and files that outlive its interruption."""
+"""Callbacks: pictures of the progress of training, and files that outlive its interruption.
+
+An argument that is not as described raises a `ValueError`.
+"""
 
 import csv
 import pathlib
@@ -20,21 +23,14 @@ Logs = dict[str, Any] | None
 class SampleGrid(keras.callbacks.Callback):
     """Draws a grid of generated images after each epoch, always from the same noise.
 
-    As the noise stays the same, so do the images in their broad features, and what changes from
-    grid to grid is what the model has learned.
-
     Args:
         num_images: Number of images. Defaults to 16.
-        path: File to write, with `{epoch}` standing for the number of epochs done; without it,
-            each picture replaces the one before. Defaults to "samples/epoch_{epoch:03d}.png".
-            None shows the pictures below the cell of a notebook instead.
+        path: File to write, where `{epoch}` is the number of epochs done. Defaults to
+            "samples/epoch_{epoch:03d}.png". None shows the pictures in a notebook instead.
         every: Number of epochs from picture to picture. Defaults to 1.
         columns: Number of images side by side. Defaults to None: as square as it gets.
         **generate_options: Keyword arguments of `DiffusionModel.generate`. `seed` defaults to 0;
             None is a random one, drawn once. `verbose` defaults to 0.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Example:
 
@@ -89,14 +85,11 @@ class SampleGrid(keras.callbacks.Callback):
 class SaveModel(keras.callbacks.Callback):
     """Saves the whole model after each epoch, to a file that is always complete.
 
-    Stopped at any moment, by Ctrl-C or worse, training leaves the model of the last finished
-    epoch: `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it.
+    Stopped at any moment, training leaves the model of the last finished epoch:
+    `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it.
 
     Args:
         path: File to write, ending in ".keras".
-
-    Raises:
-        ValueError: If `path` does not end in ".keras".
 
     Example:
 
@@ -122,8 +115,7 @@ class SaveHistory(keras.callbacks.Callback):
 
     Args:
         path: File to write.
-        append: Whether to go on after the rows that the file has, as when training is resumed, or
-            to begin a new one. Defaults to False.
+        append: Whether to go on after the rows that the file has. Defaults to False.
 
     Example:
 
@@ -162,32 +154,23 @@ class ImageMetrics(keras.callbacks.Callback):
     """Generates images after each epoch, compares them with real ones, and logs the metrics.
 
     The results join the epoch's logs, as `val_kid` for `KID()`. It must stand before the callbacks
-    that are to see them, such as `ModelCheckpoint`, `EarlyStopping` and `SaveHistory`; the history
-    that `fit` returns has them in any case. The features of the real images are computed once for
-    each `fit`.
+    that are to see them, such as `ModelCheckpoint`, `EarlyStopping` and `SaveHistory`.
 
     Args:
         metrics: List of `keras_ddim.metrics.ImageMetric`s, each with a `name` of its own.
-        real_images: Images to compare with: anything finite that `fit` takes, labels are ignored.
+        real_images: Images to compare with, anything finite that `fit` takes; read once a `fit`.
         num_images: Number of images generated. Defaults to None: as many as there are real ones.
-        every: Number of epochs from measurement to measurement; in between, the logs have none.
-            Defaults to 1.
+        every: Number of epochs from measurement to measurement. Defaults to 1.
         prefix: What the metrics' names are preceded by. Defaults to "val_".
         **generate_options: Keyword arguments of `DiffusionModel.generate`; by default
             `diffusion_times=5, seed=0, verbose=0`.
 
-    Raises:
-        ValueError: If an argument is not as described.
-
     Example:
 
     ```python
-    encoder = keras_ddim.encoders.train_classifier(labelled_images)
     measure = keras_ddim.callbacks.ImageMetrics([keras_ddim.KID(encoder)], val_images)
-    best = keras.callbacks.ModelCheckpoint(
-        "best.keras", monitor="val_kid", mode="min", save_best_only=True
-    )
-    model.fit(train_images, epochs=10, callbacks=[measure, best])
+    stop = keras.callbacks.EarlyStopping("val_kid", mode="min", patience=3)
+    model.fit(train_images, epochs=50, callbacks=[measure, stop])
     ```
     """
 

@@ -2,7 +2,8 @@
 
 The network embeds one number in [0, 1] (see `keras_ddim.SinusoidalEmbedding`). A function of the
 noise level means the same under every schedule. A timestep means a noise level only under one
-schedule, the one of training; `Timestep` remaps the levels of others to it.
+schedule, the one of training; `Timestep` remaps the levels of others to it. An argument that is not
+as described raises a `ValueError`.
 """
 
 from typing import Any
@@ -21,49 +22,31 @@ from keras_ddim.noise_levels import (
 )
 from keras_ddim.parts import PACKAGE, Part, get_part
 
-# How far from a timestep, as a part of all, a level still is that timestep's. float32 noise levels
-# are this coarse, so that strided timesteps come out of the remapping as they went in.
+# How far from a timestep, as a part of all, a level still is that timestep's: as coarse as float32
+# levels, so that strided timesteps come out of the remapping as they went in.
 SNAP = 5e-7
 
 
 class Conditioning(Part):
     """One number in [0, 1] for each noise level.
 
-    Subclasses implement `__call__`, and `get_config` if their constructor takes arguments;
-    registered with `keras.saving.register_keras_serializable` they are saved inside the models
-    that use them.
+    Subclasses implement `__call__`, and what `keras_ddim.parts.Part` asks for to be saved.
 
     Attributes:
-        num_timesteps: Number of timesteps that training draws from, or None if it draws from all
-            times in [0, 1).
+        num_timesteps: Number of timesteps that training draws from; None for all times in [0, 1).
     """
 
     num_timesteps: int | None = None
 
     def __call__(self, log_snr: Any) -> Any:
-        """The number that the network embeds.
-
-        Args:
-            log_snr: Noise level, such as (batch, 1, 1, 1).
-
-        Returns:
-            Float tensor, as `log_snr`.
-        """
+        """The number that the network embeds, a float tensor shaped as `log_snr`."""
         raise NotImplementedError
 
     def check(self, log_snr: Any) -> None:
         """Raises a `ValueError` if the network cannot be conditioned on a level."""
 
     def draw_times(self, shape: tuple, seed: Any = None) -> Any:
-        """Random times to train at, uniform in [0, 1).
-
-        Args:
-            shape: Shape of the result, such as (batch, 1, 1, 1).
-            seed: Integer or `keras.random.SeedGenerator`.
-
-        Returns:
-            float32 tensor of `shape`.
-        """
+        """Random times to train at, uniform in [0, 1): float32, of a shape as (batch, 1, 1, 1)."""
         return keras.random.uniform(shape, seed=seed)
 
 
@@ -105,15 +88,11 @@ class NoiseRate(Conditioning):
 class LogSNR(Conditioning):
     """`(max_log_snr - log_snr) / (max_log_snr - min_log_snr)`, clipped to [0, 1].
 
-    All levels are resolved equally well, at both ends. The embedding's frequencies of 1 to 1000
-    suit numbers in [0, 1]: over 30 units of log-SNR they have periods of 30 to 0.03.
+    All levels are resolved equally well, at both ends.
 
     Args:
         min_log_snr: The level that becomes 1, as do noisier ones. Defaults to -15.0.
         max_log_snr: The level that becomes 0, as do cleaner ones. Defaults to 15.0.
-
-    Raises:
-        ValueError: If the two are not finite or not increasing.
 
     Example:
 
@@ -147,19 +126,13 @@ class Timestep(Conditioning):
 
     `timesteps = (T - 1) * schedule.diffusion_times(log_snr)`, the schedule being that of training:
     the timestep follows from the noise level alone, so that a model trained with timesteps can be
-    sampled under any schedule within the range of its own. (Without this remapping, which is to
-    take the schedule in use instead, the network is conditioned on a wrong noise level under every
-    schedule but that of training.)
+    sampled under any schedule within the range of its own.
 
     Args:
         schedule: The `keras_ddim.schedules.Schedule` of training, or its name.
-        num_timesteps: T, at least 2. Defaults to 4000. Timestep i is time i / (T − 1), whatever
-            number of timesteps `schedule` itself is defined by.
+        num_timesteps: T, at least 2, whatever that of `schedule` itself is. Defaults to 4000.
         rounded: Whether to round to the nearest timestep. Defaults to False: fractions stay, but
             for those closer to a timestep than float32 noise levels resolve, 5e-7 T.
-
-    Raises:
-        ValueError: If `schedule` is not a schedule or `num_timesteps` not an integer of at least 2.
 
     Example:
 
@@ -201,19 +174,18 @@ class Timestep(Conditioning):
         """Raises a `ValueError` if a level is one that no timestep has, and says how far it is."""
         levels = np.asarray(ops.convert_to_numpy(log_snr), "float64").ravel()
         excess = self.schedule.excess(levels)
-        if np.max(excess) <= LEVEL_TOLERANCE:
+        worst = np.argmax(excess)
+        if excess[worst] <= LEVEL_TOLERANCE:
             return
         start, end = self.schedule.ends
-        worst = np.argmax(excess)
         if levels[worst] > start:
-            side = f"cleaner than timestep 0, the first of {self.num_timesteps}"
+            side = "cleaner than timestep 0, the first of"
         else:
-            last = self.num_timesteps - 1
-            side = f"noisier than timestep {last}, the last of {self.num_timesteps}"
+            side = f"noisier than timestep {self.num_timesteps - 1}, the last of"
         raise ValueError(
             "`log_snr` must be noise levels that the timesteps have under the training schedule, "
             f"{type(self.schedule).__name__}, from {end:.4g} to {start:.4g}. Received: "
-            f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side}"
+            f"{levels[worst]:.4g}, by {excess[worst]:.3g} {side} {self.num_timesteps}"
         )
 
     def draw_times(self, shape: tuple, seed: Any = None) -> Any:
@@ -233,13 +205,7 @@ CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": N
 
 
 def get(identifier: Any) -> Conditioning:
-    """The conditioning that `identifier` names.
-
-    Args:
-        identifier: `None` (`NoiseVariance()`), one of the names in `CONDITIONINGS`, a serialized
-            conditioning (dict) or a `Conditioning`.
-
-    Raises:
-        ValueError: If it is none of these.
+    """The conditioning that `identifier` names: one of `CONDITIONINGS`, a serialized conditioning
+    (dict), a `Conditioning`, or None for the default, `NoiseVariance()`.
     """
     return get_part("conditioning", identifier, Conditioning, CONDITIONINGS, NoiseVariance)

@@ -2,6 +2,7 @@
 
 An encoder is anything that takes a batch of images, float32 (batch, height, width, channels) with
 values in [0, 1], to features (batch, features): a Keras model, any callable, or one of these.
+An argument that is not as described raises a `ValueError`.
 """
 
 import functools
@@ -28,19 +29,14 @@ class InceptionV3:
     Images are made RGB (transparent ones laid on white), resized bilinearly to `image_size`, with
     antialiasing where that shrinks them, and scaled to [-1, 1].
 
-    The weights are those of `keras.applications`. The numbers in the literature come from an
-    earlier InceptionV3 (2015-12-05), trained and pooled differently and with other resizing:
-    distances rank models alike, but must not be set beside published ones; those at 75 pixels, as
-    in the Keras example, not even beside those at 299.
+    The numbers in the literature come from an earlier InceptionV3 (2015-12-05), trained and pooled
+    differently and with other resizing: distances rank models alike, but must not be set beside
+    published ones; those at 75 pixels, as in the Keras example, not even beside those at 299.
 
     Args:
         image_size: Side of the square that images are resized to, at least 75. Defaults to 299.
-        weights: "imagenet", which is downloaded once (88 MB), or the path of a file with the
-            weights of `keras.applications.InceptionV3(include_top=False)`. Defaults to
-            "imagenet".
-
-    Raises:
-        ValueError: If `image_size` is not as described; when called, if there are no such weights.
+        weights: "imagenet", the default, which is downloaded once (88 MB), or the path of a file
+            of `keras.applications.InceptionV3(include_top=False)`. Read when first used.
 
     Example:
 
@@ -124,18 +120,14 @@ def train_classifier(
 ) -> Classifier:
     """Trains a small classifier, by whose features images like those it was trained on compare.
 
-    It needs no download, and suits grey images and drawings better than a network trained on
-    photographs. But distances in its features are *not* the FID and KID of the literature, and
+    It needs no download. Distances in its features are *not* the FID and KID of the literature, and
     compare only with others of the same classifier.
 
     Args:
         images: `tf.data.Dataset` of batches (images, labels), labels counted from 0; read once.
         validation_images: Another, to measure its accuracy. Defaults to None.
         num_classes: Number of classes. Defaults to None: as many as `images.class_names` names.
-        verbose: 1 for a progress bar, 0 for none.
-
-    Raises:
-        ValueError: If `images` are not labelled batches, or the number of classes is unknown.
+        verbose: 1 for a progress bar, the default, 0 for none.
 
     Example:
 
@@ -181,11 +173,7 @@ _inception_v3 = functools.cache(InceptionV3)
 
 
 def get(identifier: Encoder | str | os.PathLike) -> Encoder:
-    """The encoder that `identifier` names: "inception_v3", a ".keras" file, or any callable.
-
-    Raises:
-        ValueError: If it is none of these, or the file is not one that `Classifier.save` wrote.
-    """
+    """The encoder that `identifier` names: "inception_v3", a ".keras" file, or any callable."""
     if callable(identifier) and not isinstance(identifier, type):
         return identifier
     if identifier == "inception_v3":
@@ -209,9 +197,6 @@ def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
 
     Returns:
         float64 NumPy array (images, features).
-
-    Raises:
-        ValueError: If the images or the features that `encoder` makes of them are not as described.
     """
     encoder = get(encoder)
     images = ops.convert_to_numpy(images)

@@ -36,20 +36,16 @@ def evaluate(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Measures images generated at several lists of times and, for scale, real ones and noise.
 
-    The metrics are called FID and KID only where the encoder is InceptionV3; with any other they
-    are the Fréchet distance and the kernel distance in its features.
-
     Args:
         model: A `keras_ddim.DiffusionModel`.
-        train_images: Images of training, or (images, labels), in batches, such as a
-            `tf.data.Dataset`; or an array.
-        real_images: Images to compare with, in the same form, best not those of training. Of both,
-            the first `num_images` are used; nearest training images are sought among all.
+        train_images: Images of training, anything that `fit` takes.
+        real_images: Images to compare with, best not those of training. Of both, the first
+            `num_images` are used; nearest training images are sought among all.
         encoder: See `keras_ddim.encoders.get`.
         diffusion_times: List of what `model.generate` takes. Defaults to (20,).
         num_images: Number of images generated. Defaults to 2000.
         seed: Integer. Defaults to 0.
-        verbose: 1 for progress bars, 0 for none.
+        verbose: 1 for progress bars, the default, 0 for none.
         **generate_options: Keyword arguments of `DiffusionModel.generate`.
 
     Returns:
@@ -57,13 +53,10 @@ def evaluate(
         repeat the evaluation but model and data; and the generated images nearest to one of
         training, above their nearest training images, nearest first, an array (rows, columns,
         height, width, channels).
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
     start = time.monotonic()
     num_images = checks.check_count("num_images", num_images)
-    options = sampling.check_generate_options(dict(generate_options))
+    options = sampling.check_generate_options(generate_options)
     options["sampler"] = samplers.get(options.get("sampler"))
     options["schedule"] = schedules.get(options.get("schedule") or model.schedule)
     if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
@@ -150,9 +143,8 @@ def take(data: Any, num_images: int) -> np.ndarray:
 def nearest_images(images: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
     """The three images of `data`, anything `fit` takes, that differ least from each of `images`.
 
-    Returns:
-        `(nearest_images, distances)`, nearest first: arrays (images, 3, height, width, channels)
-        and (images, 3); a distance is the root-mean-square difference of pixels.
+    Returns arrays (images, 3, height, width, channels), nearest first, and (images, 3): distances,
+    root-mean-square differences of pixels.
     """
     # In float64: small distances are differences of large squares.
     flat = images.reshape(len(images), -1).astype("float64")

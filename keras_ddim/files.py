@@ -13,16 +13,15 @@ Path = str | os.PathLike[str]
 def write_whole(path: Path) -> Iterator[pathlib.Path]:
     """Context that gives a temporary path to write to, and moves the file to `path` at its end.
 
-    Nobody ever finds half a file at `path`: until the context has ended without an exception, a
-    file that was there before stays as it was, and the temporary one is removed if anything goes
-    wrong, a Ctrl-C included.
+    If anything goes wrong, a Ctrl-C included, a file that was there before stays as it was, and the
+    temporary one is removed.
 
     Args:
         path: Path of the file to write. Missing folders are made; an existing file is replaced.
 
     Yields:
-        `pathlib.Path` of a file that does not exist yet: hidden, in the same folder (moving is
-        only atomic within one file system) and with the same suffix (by which writers such as
+        `pathlib.Path` of a hidden file that does not exist yet, in the same folder (moving is only
+        atomic within one file system) and with the same suffix (by which writers such as
         `model.save` choose the format).
 
     Raises:
@@ -37,8 +36,7 @@ def write_whole(path: Path) -> Iterator[pathlib.Path]:
     """
     # A link stays a link: what it points to is replaced.
     path = pathlib.Path(os.path.realpath(path))
-    if path.is_dir():
-        # Said before the work rather than after it.
+    if path.is_dir():  # said before the work rather than after it
         raise IsADirectoryError(f"`path` must be a file, not a folder. Received: path={path}")
     with contextlib.suppress(FileExistsError):  # said better by the one who writes
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 The distances are functions of features; the metrics collect the features of images, batch by batch.
 All is computed by NumPy in float64, whatever the backend: products of features and their sums lose
-their digits in less. Nothing here is differentiable.
+their digits in less. Nothing here is differentiable. Whatever is not as described, such as fewer
+points than needed, raises a `ValueError`.
 """
 
 import dataclasses
@@ -16,15 +17,13 @@ from keras_ddim import checks, encoders
 CHUNK = 512  # rows of a matrix of products of features
 
 
-# The distances: of features, arrays (points, dimensions), not necessarily of equally many points.
-# They raise a `ValueError` for fewer points than they need.
+# The distances: of features, arrays (points, dimensions), not necessarily of equally many points
 
 
 class Moments:
     """Number, mean and covariance of points, from batches of any sizes, in bounded memory.
 
-    The covariance is held as a root, a matrix of no more than twice as many rows as dimensions,
-    and never formed: small variances would lose half of their digits.
+    The covariance is held as a root and never formed: small variances would lose half their digits.
 
     Args:
         *batches: Arrays (points, dimensions).
@@ -62,8 +61,8 @@ class Moments:
 def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray | Moments) -> float:
     """`|μ − μ'|² + tr(C + C' − 2 (C^½ C' C^½)^½)`, the Fréchet distance of two clouds of points.
 
-    It is the squared Wasserstein distance of the normal distributions that have the clouds' means
-    μ and covariances C. It is biased: too large by an amount about proportional to 1 / points.
+    The squared Wasserstein distance of the normal distributions of the clouds' means μ and
+    covariances C. It is biased: too large by an amount about proportional to 1 / points.
 
     Args:
         features: Array of at least two points, or their `Moments`.
@@ -77,8 +76,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
         for points in (features, other_features)
     )
     root, other_root = one.root, other.root
-    # Where RᵀR = C and R'ᵀR' = C', the trace of the last root is the sum of R R'ᵀ's singular values
-    # (its nuclear norm). Eigenvalues of products of covariances would have half the digits.
+    # Where RᵀR = C and R'ᵀR' = C', the trace of the last root is the nuclear norm of R R'ᵀ.
+    # Eigenvalues of products of covariances would have half the digits.
     overlap = np.linalg.norm(root @ other_root.T, "nuc")
     traces = np.sum(root**2) + np.sum(other_root**2)
     return max(float(np.sum((one.mean - other.mean) ** 2) + traces - 2 * overlap), 0.0)
@@ -87,8 +86,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
 def kernel_distance(features: np.ndarray, other_features: np.ndarray) -> float:
     """`mean k(x, x̃) + mean k(y, ỹ) − 2 mean k(x, y)`, with `k(x, y) = (x·y / dimensions + 1)³`.
 
-    The squared maximum mean discrepancy of two clouds of points, over pairs of different points:
-    that is unbiased, so that it is below 0 about as often as above for clouds of one distribution.
+    The squared maximum mean discrepancy of two clouds of points, over pairs of different points,
+    which makes it unbiased: for clouds of one distribution it is often below 0.
 
     Args:
         features: Array of at least two points.
@@ -184,9 +183,6 @@ class ImageMetric:
         encoder: What makes features of images, see `keras_ddim.encoders.get`. Defaults to
             "inception_v3".
         name: Name in logs. Defaults to None: the lower-case name of the class.
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
 
     encoder: encoders.Encoder | str = "inception_v3"
@@ -226,9 +222,9 @@ class ImageMetric:
 class FID(ImageMetric):
     """The Fréchet inception distance: `frechet_distance`, in memory that does not grow.
 
-    It is biased: compare only distances of equally many images. The name is due to distances in the
-    features of Inception networks; see `keras_ddim.encoders.InceptionV3` on how they differ from
-    those in the literature. Arguments are those of `ImageMetric`.
+    It is biased: compare only distances of equally many images. See
+    `keras_ddim.encoders.InceptionV3` on how it differs from that of the literature. Arguments are
+    those of `ImageMetric`.
 
     Example:
 
@@ -250,17 +246,13 @@ class FID(ImageMetric):
 class KID(ImageMetric):
     """The kernel inception distance: the mean `kernel_distance` of disjoint parts of the images.
 
-    It is unbiased: for images of one distribution it is 0 on average, however few they are, and
-    falls below as often as above. Published code draws subsets that overlap; the spread of those
-    is no standard error. Memory grows with the number of images.
+    It is unbiased: for images of one distribution it is 0 on average, however few they are.
+    Published code draws subsets that overlap; the spread of those is no standard error. Memory
+    grows with the number of images.
 
     Args:
         encoder, name: See `ImageMetric`.
-        num_subsets: Number of random parts that images are divided into, fewer where a part would
-            have less than two images. Defaults to 10.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        num_subsets: Number of random parts, of at least two images each. Defaults to 10.
     """
 
     num_subsets: int = 10
@@ -293,9 +285,6 @@ class Precision(ImageMetric):
     Args:
         encoder, name: See `ImageMetric`.
         neighbors: k. Defaults to 3.
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
 
     neighbors: int = 3
@@ -322,13 +311,8 @@ def update(
 
     Args:
         metrics: List of `ImageMetric`s.
-        real_images: Array or tensor (images, height, width, channels): floats in [0, 1] or
-            integers in 0..255; or None.
-        generated_images: As `real_images`, not necessarily as many.
+        real_images, generated_images: As in `keras_ddim.encoders.encode`, or None.
         verbose: 1 for progress bars, 0 for none. Defaults to 0.
-
-    Raises:
-        ValueError: If the images are not as described.
     """
     for encoder in {id(metric.encoder): metric.encoder for metric in metrics}.values():
         for kind, images in (("real", real_images), ("generated", generated_images)):

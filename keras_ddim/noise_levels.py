@@ -1,11 +1,9 @@
 """Noise levels: their forms, and mixing and separating images and noises at a level.
 
-Pure functions, the ground floor of the package. Training mixes and separates to learn; sampling
-separates and mixes to generate; each direction is written once, here.
-
+Pure functions. Training mixes and separates to learn, sampling separates and mixes to generate.
 A network may predict either component or a blend of the two, the velocity; all of them say the
 same, so `separate` turns any of them into both components, and `loss_weights` any loss into
-another's.
+another's. An argument that is not as described raises a `ValueError`.
 """
 
 import math
@@ -19,8 +17,7 @@ from keras_ddim.checks import check_choice
 PREDICTION_TYPES = ("noise", "image", "velocity")
 WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
 
-# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end: the
-# rounding of a float32 noise variance next to 1.
+# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end.
 LEVEL_TOLERANCE = 0.01
 # A rate below the resolution of float32: the mixture holds nothing of that component.
 SMALLEST_RATE = 2.0**-23
@@ -35,8 +32,7 @@ def rates(log_snr: Any) -> tuple[Any, Any]:
     """`noise_rates = sqrt(sigmoid(-log_snr))`, `signal_rates = sqrt(sigmoid(log_snr))`.
 
     Args:
-        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number; infinities are the noiseless and the
-            signalless limit.
+        log_snr: log(ᾱ / (1 − ᾱ)), a tensor or number, possibly infinite.
 
     Returns:
         `(noise_rates, signal_rates)`, shaped as `log_snr`; their squares sum to 1.
@@ -99,21 +95,15 @@ def separate(
       `pred_noises = noise_rates * noisy_images + signal_rates * velocities`
 
     Where the rate to divide by is 0 (below 2⁻²³), the mixture says nothing about the component; it
-    is taken for 0, the mean of normalised images and of noises. All other levels are divided as
-    they are.
+    is taken for 0, the mean of normalised images and of noises.
 
     Args:
-        noisy_images: Noisy images (batch, height, width, channels).
-        prediction: What the network predicted, of the same shape.
-        noise_rates: Tensor that broadcasts to `noisy_images`, such as (batch, 1, 1, 1).
-        signal_rates: As `noise_rates`.
+        noisy_images, noise_rates, signal_rates: As in `mix`.
+        prediction: What the network predicted, as `noisy_images`.
         prediction_type: What `prediction` is: "noise", "image" or "velocity". Defaults to "noise".
 
     Returns:
         `(pred_noises, pred_images)`, the two components of `noisy_images`.
-
-    Raises:
-        ValueError: If `prediction_type` is none of the three.
 
     Reference:
         [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
@@ -138,20 +128,8 @@ def target(
     `noisy_images` move as the angle whose cosine is the signal rate grows.
 
     Args:
-        images: Normalised images (batch, height, width, channels).
-        noises: Standard normal noise, as `images`.
-        noise_rates: Tensor that broadcasts to `images`, such as (batch, 1, 1, 1).
-        signal_rates: As `noise_rates`.
+        images, noises, noise_rates, signal_rates: As in `mix`.
         prediction_type: "noise", "image" or "velocity". Defaults to "noise".
-
-    Returns:
-        The target, as `images`.
-
-    Raises:
-        ValueError: If `prediction_type` is none of the three.
-
-    Reference:
-        [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
@@ -166,9 +144,7 @@ def loss_weights(
 ) -> Any:
     """The factor that makes a squared error of the prediction act as another squared error.
 
-    The errors of one and the same separation are `error(noise) = SNR * error(image)` and
-    `error(velocity) = (1 + SNR) * error(image)`, SNR being `exp(log_snr)`. Hence the factor is
-    `w(weighting) / w(prediction_type)` with
+    It is `w(weighting) / w(prediction_type)`, where with `SNR = exp(log_snr)`
 
     - `w("image") = 1`
     - `w("noise") = SNR`
@@ -185,9 +161,6 @@ def loss_weights(
 
     Returns:
         Factors, shaped as `log_snr`.
-
-    Raises:
-        ValueError: If `prediction_type`, `weighting` or `gamma` is not as described.
 
     Example:
 
@@ -210,9 +183,7 @@ def loss_weights(
         "truncated_snr": ops.maximum(log_snr, 0.0),
         "min_snr": ops.minimum(log_snr, math.log(gamma)),
     }
-    if weighting is None:
-        weighting = prediction_type
-    return ops.exp(log_weights[weighting] - log_weights[prediction_type])
+    return ops.exp(log_weights[weighting or prediction_type] - log_weights[prediction_type])
 
 
 def _divide(values: Any, rates: Any) -> Any:

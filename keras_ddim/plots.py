@@ -2,6 +2,7 @@
 
 A `plot_...` function writes a file if it is given a `path`, else returns a figure, which shows
 itself as the last value of a notebook cell. None needs a display or touches the state of `pyplot`.
+An argument that is not as described raises a `ValueError`.
 """
 
 import csv
@@ -40,9 +41,6 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     Returns:
         float32 NumPy array (height, width, channels) of values in [0, 1].
 
-    Raises:
-        ValueError: If an argument is not as described.
-
     Example:
 
     >>> image_grid(np.zeros((10, 32, 32, 3)), columns=5).shape
@@ -67,9 +65,6 @@ def save_image(image: np.ndarray, path: Path) -> None:
     Args:
         image: Array (height, width, channels) or (height, width), as in `image_grid`.
         path: Path of the file, ending in ".png".
-
-    Raises:
-        ValueError: If an argument is not as described.
     """
     check_suffix(path, [".png"])
     picture = _as_picture(_check_images(np.asarray(image)[None])[0])
@@ -101,9 +96,6 @@ def plot_images(
 
     Returns:
         A `matplotlib.figure.Figure`, or None if `path` is given.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Example:
 
@@ -137,21 +129,13 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     """Rows of images with labels, such as one noise generated in several ways.
 
     Args:
-        rows: Dictionary from the label of each row to its images, as in `image_grid`; equally
-            many, of one shape.
-        path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
-
-    Returns:
-        A `matplotlib.figure.Figure`, or None if `path` is given.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        rows: Dictionary from the label of each row to its images, all of one shape.
+        path: As in `plot_images`.
 
     Example:
 
     ```python
-    samplers = ["ddim", "heun", "unipc"]
-    plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in samplers})
+    plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in ("ddim", "heun")})
     ```
     """
     checked = {str(label): _check_images(images) for label, images in rows.items()}
@@ -184,29 +168,24 @@ def animate(
     """An animation of images coming out of noise: a frame for each step.
 
     On the left are the noisy images, on the right the images predicted from them. The last frame
-    has the final images on both sides and is held a little, then everything begins anew.
+    has the final images on both sides.
 
     Args:
-        noisy_images: Array (steps, num_images, height, width, channels) of pixel values, with 1, 3
-            or 4 channels. Transparent images are laid on white.
+        noisy_images: Array (steps, num_images, height, width, channels), for each step as in
+            `image_grid`. Transparent images are laid on white.
         pred_images: Another of this shape.
         path: Path of the file, ending in ".gif".
         columns: As in `image_grid`.
-        seconds: Number of seconds from the first step to the last, in (0, 600]. Many steps take
-            longer, as each is shown for at least 0.02 seconds. Defaults to 4.
-        scale: Number of pixels, across and down, that each pixel of an image becomes. Noise does
-            not compress: the file grows with its square. Defaults to None: as many as fit into
-            384 on either side.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        seconds: Seconds from the first step to the last, in (0, 600], at least 0.02 for each step.
+            Defaults to 4.
+        scale: Number of pixels, across and down, that each pixel of an image becomes; the file
+            grows with its square. Defaults to None: as many as fit into 384 on either side.
 
     Example:
 
     ```python
-    trajectory = model.generate(16, 50, return_trajectory=True)
-    noisy_images = model.denormalize(trajectory.noisy_images)
-    animate(noisy_images, trajectory.pred_images, "flowers.gif")
+    way = model.generate(16, 50, return_trajectory=True)
+    animate(model.denormalize(way.noisy_images), way.pred_images, "flowers.gif")
     ```
     """
     check_suffix(path, [".gif"])
@@ -221,20 +200,15 @@ def animate(
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
         raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
     scale = scale if scale is None else checks.check_count("scale", scale)
-    frames = [
+    first, *others = (
         _animation_frame(image_grid(left, columns), image_grid(right, columns), scale)
         for left, right in (*zip(noisy_images, pred_images), (pred_images[-1], pred_images[-1]))
-    ]
+    )
     durations = [max(seconds / steps, SHORTEST_FRAME)] * steps + [LAST_FRAME]
+    milliseconds = [round(1000 * duration) for duration in durations]
+    options: Any = {"append_images": others, "duration": milliseconds, "loop": 0, "optimize": True}
     with write_whole(path) as temporary_path:
-        frames[0].save(
-            temporary_path,
-            save_all=True,
-            append_images=frames[1:],
-            duration=[round(1000 * duration) for duration in durations],
-            loop=0,
-            optimize=True,
-        )
+        first.save(temporary_path, save_all=True, **options)
 
 
 def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> "PIL.Image.Image":
@@ -248,8 +222,7 @@ def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> 
         pixels = 1 + pixels[..., 3:] * (pixels[..., :3] - 1)
     frame = _as_picture(pixels)
     if channels > 1:
-        # Before it is enlarged, and undithered, so that an image's pixels stay of one colour; by
-        # the one method that is fast on noise.
+        # Undithered, so that a pixel stays of one colour when enlarged; octrees are fast on noise.
         octree, undithered = PIL.Image.Quantize.FASTOCTREE, PIL.Image.Dither.NONE
         frame = frame.quantize(method=octree, dither=undithered)
     scale = scale or max(1, ANIMATION_PIXELS // max(height, width))
@@ -260,21 +233,13 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
     """The training history: loss on the noises and on the images, in training and validation.
 
     Args:
-        history: What `fit` returned, its `history` dictionary, or the path of a CSV file with a
-            column for each loss.
-        path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
-
-    Returns:
-        A `matplotlib.figure.Figure`, or None if `path` is given.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        history: What `fit` returned, its `history` dictionary, or the path of it as a CSV file.
+        path: As in `plot_images`.
 
     Example:
 
     ```python
-    history = model.fit(images, epochs=10)
-    plot_history(history, path="history.png")
+    plot_history(model.fit(images, epochs=10))
     ```
     """
     columns = _history_columns(history)
@@ -306,15 +271,8 @@ def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | N
     """Noise rates, signal rates and log-SNR against the diffusion time.
 
     Args:
-        schedule: A `keras_ddim.schedules.Schedule` or its name, or a list of them to compare.
-            Defaults to None: the default schedule.
-        path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
-
-    Returns:
-        A `matplotlib.figure.Figure`, or None if `path` is given.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        schedule: See `keras_ddim.schedules.get`, or a list of such to compare.
+        path: As in `plot_images`.
 
     Example:
 
@@ -352,7 +310,7 @@ def _new_figure(**kwargs: Any) -> "Figure":
 
     class NotebookFigure(Figure):
         def savefig(self, *args: Any, **kwargs: Any) -> None:
-            # With the labels of a grid, which stand outside of a figure of its size.
+            # With the labels of a grid, which stand outside of it.
             super().savefig(*args, **{"bbox_inches": "tight", "pad_inches": "layout", **kwargs})
 
         def _repr_png_(self) -> bytes:

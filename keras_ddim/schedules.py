@@ -1,12 +1,13 @@
 """Schedules: which noise level belongs to which diffusion time, and back.
 
-A schedule is bookkeeping around the network, never part of it: the network is conditioned on a
-noise level, so any schedule can be put in front of a trained model. The noise level travels through
-the package as its log signal-to-noise ratio, the one form that keeps float32 digits at both ends.
+The network is conditioned on a noise level, so any schedule can be put in front of a trained
+model. The noise level travels through the package as its log signal-to-noise ratio, the one form
+that keeps float32 digits at both ends.
 
-Schedules that the literature defines by a table of T timesteps keep their place in time by one
-rule: timestep i = 0, …, T − 1 is time i / (T − 1), so that time 0 is the least noisy level of the
-table and time 1 the noisiest (`keras_ddim.noise_levels.timesteps_to_times`).
+Of a schedule that the literature defines by a table of T timesteps, timestep i = 0, …, T − 1 is
+time i / (T − 1): time 0 is the least noisy level of the table, time 1 the noisiest.
+
+An argument that is not as described raises a `ValueError`.
 """
 
 import math
@@ -92,22 +93,16 @@ class Schedule(Part):
 class CosineSchedule(Schedule):
     """`signal_rates = cos(angle)`, `noise_rates = sin(angle)`, the angle linear in time.
 
-    The angle runs from `acos(max_signal_rate)` at time 0 to `acos(min_signal_rate)` at time 1:
-    the rates walk along the unit circle at constant speed.
+    The angle runs from `acos(max_signal_rate)` at time 0 to `acos(min_signal_rate)` at time 1.
 
     Args:
         min_signal_rate: Signal rate at time 1, in (0, 1). Defaults to 0.02.
-        max_signal_rate: Signal rate at time 0, above `min_signal_rate` and below 1. Defaults to
-            0.95.
-
-    Raises:
-        ValueError: If not `0 < min_signal_rate < max_signal_rate < 1`.
+        max_signal_rate: Signal rate at time 0, in (min_signal_rate, 1). Defaults to 0.95.
 
     Example:
 
-    >>> noise_rates, signal_rates = keras_ddim.CosineSchedule().rates([0.0, 1.0])
-    >>> signal_rates
-    [0.95, 0.02]
+    >>> keras_ddim.CosineSchedule().rates([0.0, 1.0])
+    ([0.3122, 0.9998], [0.95, 0.02])
 
     Reference:
         [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), in the simplified form of the
@@ -129,10 +124,9 @@ class CosineSchedule(Schedule):
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
         angles = (1 - times) * self.start_angle + times * self.end_angle
-        # The cosine near π/2 has lost its digits; the sine of the complement has all of them.
-        complements = (1 - times) * (math.pi / 2 - self.start_angle) + times * (
-            math.pi / 2 - self.end_angle
-        )
+        # The cosine near π/2 has lost its digits, the sine of the complement has not.
+        start, end = math.pi / 2 - self.start_angle, math.pi / 2 - self.end_angle
+        complements = (1 - times) * start + times * end
         return 2 * (ops.log(ops.sin(complements)) - ops.log(ops.sin(angles)))
 
     def diffusion_times(self, log_snr: Any) -> Any:
@@ -140,10 +134,7 @@ class CosineSchedule(Schedule):
         return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
 
     def get_config(self) -> dict:
-        return {
-            "min_signal_rate": self.min_signal_rate,
-            "max_signal_rate": self.max_signal_rate,
-        }
+        return {"min_signal_rate": self.min_signal_rate, "max_signal_rate": self.max_signal_rate}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -153,9 +144,6 @@ class LogSNRLinearSchedule(Schedule):
     Args:
         start_log_snr: Log-SNR at time 0, finite. Defaults to 5.0.
         end_log_snr: Log-SNR at time 1, below `start_log_snr`. Defaults to -7.5.
-
-    Raises:
-        ValueError: If the two are not finite or not decreasing.
 
     Example:
 
@@ -190,20 +178,15 @@ class KarrasSchedule(Schedule):
     hence `log_snr = -2 * log(sigmas)`.
 
     Args:
-        sigma_min: σ at time 0, positive, in units of the images' standard deviation. That is 1
-            inside the model, while EDM assumes 0.5: its levels are twice as noisy at the same σ.
-            Defaults to 0.002.
+        sigma_min: σ at time 0, positive, in units of the images' standard deviation (EDM's are of
+            0.5: its levels are twice as noisy at the same σ). Defaults to 0.002.
         sigma_max: σ at time 1, above `sigma_min`. Defaults to 80.0.
         rho: Exponent; the larger, the more of the time is spent at small σ. Defaults to 7.0.
 
-    Raises:
-        ValueError: If not `0 < sigma_min < sigma_max`, both finite, or if `rho` is not positive.
-
     Example:
 
-    >>> noise_rates, signal_rates = keras_ddim.schedules.KarrasSchedule().rates([0.0, 1.0])
-    >>> noise_rates / signal_rates
-    [0.002, 80.0]
+    >>> keras_ddim.schedules.KarrasSchedule().rates([0.0, 1.0])
+    ([0.002, 0.9999], [1.0, 0.0125])
 
     Reference:
         [Karras et al., 2022, Elucidating the Design Space](https://arxiv.org/abs/2206.00364), eq. 5
@@ -234,17 +217,13 @@ class KarrasSchedule(Schedule):
 class BoundedSchedule(Schedule):
     """A formula from ᾱ = 1 to ᾱ = 0, kept finite at its very ends.
 
-    Log-SNR follows the formula wherever that is between `start_log_snr - 1` and `end_log_snr + 1`,
-    and a straight line through the last unit of log-SNR at either end. Subclasses implement
-    `formula` and `inverse_formula`, strictly decreasing functions between (0, 1) and all log-SNR.
+    Log-SNR follows the formula, but for a straight line through its last unit at either end.
+    Subclasses implement `formula` and `inverse_formula`, strictly decreasing functions between
+    (0, 1) and all log-SNR.
 
     Args:
-        start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0; DDPM's is 9.2.
-        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0;
-            DDPM's is -10.1.
-
-    Raises:
-        ValueError: If the two are not finite or too close.
+        start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0.
+        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
     """
 
     def __init__(self, start_log_snr: float = 10.0, end_log_snr: float = -10.0) -> None:
@@ -289,18 +268,12 @@ class BoundedSchedule(Schedule):
 class ImprovedCosineSchedule(BoundedSchedule):
     """`ᾱ = cos²(angle) / cos²(angle at time 0)`, `angle = π/2 * (t + offset) / (1 + offset)`.
 
-    The offset keeps the first steps from being too small. In the paper β is capped near time 1,
-    where the formula leaves no signal at all; here log-SNR goes in a straight line to
-    `end_log_snr`, and likewise at time 0 (see `BoundedSchedule`). For the paper's table of T
-    timesteps as such, give its betas to `TableSchedule`.
+    The offset keeps the first steps from being too small. The ends are those of a
+    `BoundedSchedule`, where the paper caps β; for its table, give its betas to `TableSchedule`.
 
     Args:
         offset: The paper's s, at least 0. Defaults to 0.008.
-        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
-        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
 
     Example:
 
@@ -322,12 +295,8 @@ class ImprovedCosineSchedule(BoundedSchedule):
     def formula(self, times: Any) -> Any:
         # 1 − ᾱ as a product, for the difference of two nearly equal cosines has no digits left.
         turns = self.speed * times
-        complements = self.speed * (1 - times)
-        return (
-            2 * ops.log(ops.sin(complements))
-            - ops.log(ops.sin(turns))
-            - ops.log(ops.sin(turns + 2 * self.start_angle))
-        )
+        signals = 2 * ops.log(ops.sin(self.speed * (1 - times)))
+        return signals - ops.log(ops.sin(turns)) - ops.log(ops.sin(turns + 2 * self.start_angle))
 
     def inverse_formula(self, log_snr: Any) -> Any:
         start_cosine, start_sine = math.cos(self.start_angle), math.sin(self.start_angle)
@@ -343,19 +312,13 @@ class ImprovedCosineSchedule(BoundedSchedule):
 class SigmoidSchedule(BoundedSchedule):
     """`ᾱ = (σ(end / tau) - σ(x / tau)) / (σ(end / tau) - σ(start / tau))`, x linear in time.
 
-    x runs from `start` to `end`, σ is the logistic function. Finite at its very ends as every
-    `BoundedSchedule`.
+    σ is the logistic function. The ends are those of a `BoundedSchedule`.
 
     Args:
         start: x at time 0. Defaults to -3.0.
         end: x at time 1, above `start`. Defaults to 3.0.
-        tau: Temperature, positive; the smaller, the more the noise comes all at once. Defaults
-            to 1.0.
-        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
-        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        tau: Temperature, positive; the smaller, the more sudden the noise. Defaults to 1.0.
+        start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
 
     Example:
 
@@ -382,10 +345,8 @@ class SigmoidSchedule(BoundedSchedule):
         # SNR is a ratio of two differences of σ; σ(a) − σ(b) = sinh((a − b) / 2) / (2 cosh(a / 2)
         # cosh(b / 2)) turns it into `exp(shift) * sinh(span * (1 - t)) / sinh(span * t)`.
         self.span = (self.end - self.start) / (2 * self.tau)
-        self.shift = float(
-            np.logaddexp(self.start / self.tau, 0) - np.logaddexp(self.end / self.tau, 0)
-        )
-        self.shift += self.span
+        start_softplus, end_softplus = np.logaddexp([self.start / self.tau, self.end / self.tau], 0)
+        self.shift = float(start_softplus - end_softplus) + self.span
 
     def formula(self, times: Any) -> Any:
         # log(sinh(x)) = x + log(1 - exp(-2x)) - log(2), which does not overflow.
@@ -409,20 +370,12 @@ class SigmoidSchedule(BoundedSchedule):
 class LinearVarianceSchedule(BoundedSchedule):
     """`noise_variances = t`: the noise variance is linear in time.
 
-    Finite at its very ends as every `BoundedSchedule`.
-
-    Args:
-        start_log_snr: Log-SNR at time 0. Defaults to 10.0.
-        end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
-
-    Raises:
-        ValueError: If an argument is not as described.
+    Ends and arguments are those of `BoundedSchedule`.
 
     Example:
 
-    >>> noise_rates, _ = keras_ddim.schedules.LinearVarianceSchedule().rates(0.25)
-    >>> noise_rates
-    0.5
+    >>> keras_ddim.schedules.LinearVarianceSchedule().rates(0.25)
+    (0.5, 0.866)
 
     Reference:
         [Chen, 2023](https://arxiv.org/abs/2301.10972), "1 - t";
@@ -442,15 +395,11 @@ class LinearVarianceSchedule(BoundedSchedule):
 class TimestepSchedule(Schedule):
     """The log-SNR of T timesteps, interpolated linearly in time between them.
 
-    Timestep i = 0, …, T − 1 is time i / (T − 1).
-
     Args:
-        log_alphas_cumprod: log(ᾱ) of the timesteps, strictly decreasing; only the last may be
-            −∞.
+        log_alphas_cumprod: log(ᾱ) of the timesteps, strictly decreasing; the last may be −∞.
         zero_terminal_snr: Whether to shift and scale the signal rates such that the last is 0
-            and the first stays. If so, `log_snr` is −∞ at time 1, the rates there are 1 and 0,
-            and SNR falls as (1 − w)² in the last interval, w from 0 to 1, as that of a signal
-            rate that falls linearly.
+            and the first stays. Log-SNR is then −∞ at time 1, and SNR falls as (1 − w)² in the
+            last interval, w from 0 to 1. Defaults to False.
 
     Attributes:
         num_timesteps: T.
@@ -484,7 +433,7 @@ class TimestepSchedule(Schedule):
         log_snr = (1 - weights) * start + weights * end
         if self.ends_without_signal:
             falling = start + 2 * ops.log1p(-weights)
-            log_snr = ops.where(self._is_last(before), falling, log_snr)
+            log_snr = ops.where(before == self.num_timesteps - 2, falling, log_snr)
         return log_snr
 
     def diffusion_times(self, log_snr: Any) -> Any:
@@ -498,7 +447,7 @@ class TimestepSchedule(Schedule):
         weights = (start - log_snr) / (start - end)
         if self.ends_without_signal:
             falling = -ops.expm1((log_snr - start) / 2)
-            weights = ops.where(self._is_last(before), falling, weights)
+            weights = ops.where(before == self.num_timesteps - 2, falling, weights)
         timesteps = ops.cast(before, log_snr.dtype) + weights
         return ops.clip(timesteps_to_times(timesteps, self.num_timesteps), 0, 1)
 
@@ -510,27 +459,17 @@ class TimestepSchedule(Schedule):
         levels = ops.convert_to_tensor(levels, dtype)
         return ops.take(levels, before), ops.take(levels, before + 1)
 
-    def _is_last(self, before: Any) -> Any:
-        return before == self.num_timesteps - 2
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class TableSchedule(TimestepSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i` or `ᾱᵢ = 1 / (1 + σᵢ²)`, for a table of your own.
 
-    Timestep i = 0, …, T − 1 is time i / (T − 1), with log-SNR linear in between. Give exactly one
-    of the three tables, ordered from the least to the most noisy timestep.
-
     Args:
         betas: Noise variances added by each timestep, at least two, each between 0 and 1.
         alphas_cumprod: ᾱ, strictly decreasing between 1 and 0; only the last may be 0.
-        sigmas: `noise_rates / signal_rates`, positive, strictly increasing.
-        zero_terminal_snr: Whether to rescale the table such that no signal is left at its end;
-            see `TimestepSchedule`. Defaults to False.
-
-    Raises:
-        ValueError: If not exactly one table is given, or one that is not as described; the
-            message names the entry.
+        sigmas: `noise_rates / signal_rates`, positive, strictly increasing. Exactly one of the
+            three tables is to be given, the least noisy timestep first.
+        zero_terminal_snr: See `TimestepSchedule`. Defaults to False.
 
     Example:
 
@@ -574,27 +513,20 @@ class TableSchedule(TimestepSchedule):
 class LinearBetaSchedule(TimestepSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with β linear in the timestep: the schedule of DDPM.
 
-    Timestep i = 0, …, T − 1 is time i / (T − 1), with log-SNR linear in between. The continuous
-    form replaces the product by the integral of the variance-preserving SDE,
+    The continuous form replaces the product by the integral of the variance-preserving SDE,
     `ᾱ(u) = exp(-T ∫₀ᵘ β(v) dv)`, at `u = (1 + i) / T`, and is smooth in time.
 
     Args:
         num_timesteps: T, at least 2. Defaults to 1000.
-        start_beta: β of the first timestep, in (0, 1). Defaults to None: 1e-4 for T = 1000, and
-            1e-4 * 1000 / T in general, so that any T adds about the same noise in total.
-        end_beta: β of the last timestep, above `start_beta` and below 1. Defaults to None: 0.02
-            for T = 1000, and 0.02 * 1000 / T in general; where that makes a β of 0.999 or more
-            (T up to 20), 0.999.
+        start_beta: β of the first timestep, in (0, 1). Defaults to None: 1e-4 * 1000 / T, so that
+            any T adds about the same noise in total.
+        end_beta: β of the last timestep, above `start_beta` and below 1. Defaults to None:
+            0.02 * 1000 / T, and no β is above 0.999 then.
         continuous: Whether to use the integral instead of the product. Defaults to False.
-        zero_terminal_snr: Whether to rescale the product such that no signal is left at its end;
-            see `TimestepSchedule`. Defaults to False.
+        zero_terminal_snr: See `TimestepSchedule`; not for the continuous form. Defaults to False.
 
     Attributes:
         betas: β of the timesteps, float64 (T,), before any rescaling.
-
-    Raises:
-        ValueError: If an argument is not as described, or `zero_terminal_snr`, a property of
-            timesteps, is combined with `continuous`.
 
     Example:
 
@@ -689,8 +621,8 @@ class LinearBetaSchedule(TimestepSchedule):
 class ScaledLinearBetaSchedule(LinearBetaSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with the square root of β linear in the timestep.
 
-    The schedule of latent diffusion and Stable Diffusion. The arguments are those of
-    `LinearBetaSchedule`, except that the betas for T = 1000 are 0.00085 and 0.012.
+    The schedule of Stable Diffusion: a `LinearBetaSchedule` whose default betas are 0.00085 and
+    0.012 for T = 1000.
 
     Example:
 
@@ -719,14 +651,8 @@ SCHEDULES = {
 
 
 def get(identifier: Any) -> Schedule:
-    """The schedule that `identifier` names: a name, a config, a `Schedule` or None (the default).
-
-    Args:
-        identifier: `None` (`CosineSchedule()`), one of the names in `SCHEDULES`, a serialized
-            schedule (dict) or a `Schedule`.
-
-    Raises:
-        ValueError: If it is none of these.
+    """The schedule that `identifier` names: one of `SCHEDULES`, a serialized schedule (dict), a
+    `Schedule`, or None for the default, `CosineSchedule()`.
     """
     return get_part("schedule", identifier, Schedule, SCHEDULES, CosineSchedule)
 
@@ -743,12 +669,10 @@ def _number(
         allowed += f" of at least {above}" if or_equal else f" above {above}"
     if below < math.inf:
         allowed += f"{' and' if above > -math.inf else ''} below {below}"
-    if (
-        not isinstance(value, numbers.Real)
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not (above < float(value) < below or (or_equal and value == above))
-    ):
+    is_finite = (
+        isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    )
+    if not is_finite or not (above < float(value) < below or (or_equal and value == above)):
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
     return float(value)
 

@@ -4,6 +4,11 @@ Each helper returns a float64 NumPy array (steps,). The network is evaluated onc
 the level after the last is that of time 0. A list that ends above 0 therefore has its last step
 lead to the data, one that ends at 0 has its last evaluation there.
 
+`num_steps` is the number of times, at least 1; `schedule` the `keras_ddim.schedules.Schedule` to
+sample under, or its name. Where its end is infinite, the lists by noise level have log-SNR ±20
+there. Lists given as levels may be in any order, which the times keep, but the schedule must reach
+each of them. An argument that is not as described raises a `ValueError`.
+
 ```python
 model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
 ```
@@ -16,13 +21,12 @@ import keras
 import numpy as np
 
 from keras_ddim import schedules
-from keras_ddim.checks import check_count
+from keras_ddim.checks import check_choice, check_count
 from keras_ddim.noise_levels import LEVEL_TOLERANCE, timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
 
-# Stand-in for an infinite log-SNR at the end of a schedule, where a finite one is needed: signal
-# or noise are then a 22,000th of the other.
+# Stand-in for an infinite end of a schedule: signal or noise are a 22,000th of the other.
 LARGEST_LOG_SNR = 20.0
 
 
@@ -31,15 +35,6 @@ LARGEST_LOG_SNR = 20.0
 
 def uniform(num_steps: int) -> np.ndarray:
     """`t = 1, 1 - 1/n, ..., 1/n`: the same step in time throughout.
-
-    Args:
-        num_steps: n, at least 1.
-
-    Returns:
-        The times, (num_steps,).
-
-    Raises:
-        ValueError: If `num_steps` is not an integer of at least 1.
 
     Example:
 
@@ -52,15 +47,6 @@ def uniform(num_steps: int) -> np.ndarray:
 
 def quadratic(num_steps: int) -> np.ndarray:
     """`t = 1, (1 - 1/n)², ..., (1/n)²`: smaller steps towards the data.
-
-    Args:
-        num_steps: n, at least 1.
-
-    Returns:
-        The times, (num_steps,).
-
-    Raises:
-        ValueError: If `num_steps` is not an integer of at least 1.
 
     Example:
 
@@ -87,12 +73,6 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
         num_timesteps: T, the number of timesteps of the schedule, at least 2.
         spacing: One of the three. Defaults to "leading".
 
-    Returns:
-        The times, (num_steps,), in the convention of `keras_ddim.schedules`.
-
-    Raises:
-        ValueError: If an argument is not as described.
-
     Example:
 
     >>> 999 * keras_ddim.times.timesteps(5, num_timesteps=1000, spacing="trailing")
@@ -108,13 +88,11 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
             "`num_timesteps` must be at least 2 and no fewer than `num_steps`. "
             f"Received: num_timesteps={num_timesteps}, num_steps={num_steps}"
         )
-    if spacing not in SPACINGS:
-        raise ValueError(f"`spacing` must be one of {SPACINGS}. Received: spacing={spacing!r}")
-    last = num_timesteps - 1
+    check_choice("spacing", spacing, SPACINGS)
     if spacing == "leading":
         indices = np.arange(num_steps)[::-1] * (num_timesteps // num_steps)
     elif spacing == "linspace":
-        indices = np.round(np.linspace(last, 0, num_steps))
+        indices = np.round(np.linspace(num_timesteps - 1, 0, num_steps))
     else:
         indices = np.round(num_timesteps * uniform(num_steps)) - 1
     return timesteps_to_times(indices, num_timesteps)
@@ -125,17 +103,6 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
 
 def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
     """Times at which log-SNR is evenly spaced, from time 1 on and short of time 0.
-
-    Args:
-        num_steps: Number of times, at least 1.
-        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
-
-    Returns:
-        The times, (num_steps,), the first of them 1. Where the schedule's end is infinite, the
-        spacing is that of an end at ±20.
-
-    Raises:
-        ValueError: If `num_steps` is not an integer of at least 1, or `schedule` not a schedule.
 
     Example:
 
@@ -160,18 +127,8 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     and both are visited.
 
     Args:
-        num_steps: n, at least 1.
-        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
-        rho: Exponent, positive; the larger, the smaller the steps towards the data. Defaults to
-            7.0.
-
-    Returns:
-        The times, (num_steps,), the first of them 1. Where the schedule's end is infinite, σ is
-        that of log-SNR ±20.
-
-    Raises:
-        ValueError: If `num_steps` is not an integer of at least 1, `schedule` not a schedule or
-            `rho` not positive.
+        num_steps, schedule: See `keras_ddim.times`.
+        rho: Exponent, positive; the larger, the smaller the last steps. Defaults to 7.0.
 
     Example:
 
@@ -195,17 +152,7 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
 
 
 def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given log-SNR.
-
-    Args:
-        log_snr: List or array of log(ᾱ / (1 − ᾱ)), in any order.
-        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
-
-    Returns:
-        The times, in the order of the levels.
-
-    Raises:
-        ValueError: If a level is NaN or one that the schedule never reaches.
+    """Times at which `schedule` has the given log-SNR, a list of log(ᾱ / (1 − ᾱ)).
 
     Example:
 
@@ -217,17 +164,7 @@ def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
 
 
 def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`.
-
-    Args:
-        noise_variances: List or array of variances in [0, 1], in any order.
-        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
-
-    Returns:
-        The times, in the order of the levels.
-
-    Raises:
-        ValueError: If a variance is not in [0, 1], or one that the schedule never reaches.
+    """Times at which `schedule` has the given `noise_variances = 1 - ᾱ`, a list in [0, 1].
 
     Example:
 
@@ -241,17 +178,7 @@ def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
 
 
 def from_sigmas(sigmas: Any, schedule: Any) -> np.ndarray:
-    """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`.
-
-    Args:
-        sigmas: List or array of ratios of at least 0, in any order.
-        schedule: The `keras_ddim.schedules.Schedule` to sample under, or its name.
-
-    Returns:
-        The times, in the order of the levels.
-
-    Raises:
-        ValueError: If a σ is negative or NaN, or one that the schedule never reaches.
+    """Times at which `schedule` has the given `sigmas = noise_rates / signal_rates`, a list.
 
     Example:
 

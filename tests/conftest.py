@@ -1,9 +1,18 @@
 """What several test files share: tiny networks and images that train in seconds."""
 
+import keras
 import numpy as np
 import pytest
 
 import keras_ddim
+
+
+def only_on(*backends, reason):
+    """Skips a test under other backends than these, and says why."""
+    return pytest.mark.skipif(keras.backend.backend() not in backends, reason=reason)
+
+
+in_float64 = only_on("tensorflow", reason="Keras keeps float64 throughout on TensorFlow only")
 
 
 def tiny_network(image_shape=(8, 8, 3), widths=(8,), **kwargs):

@@ -1,5 +1,6 @@
 """All that a user does, on every backend and on several devices: a table, each cell really run."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,13 +16,12 @@ from tests.backend_table import COLUMNS, ROWS
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = pathlib.Path(__file__).with_name("backend_table.py")
+FOLDER = pathlib.Path(__file__).parent
 
 
-def start(column, folder, *arguments, **environment):
-    folder.mkdir(exist_ok=True)
+def start(column, *arguments, script="backend_table.py", **environment):
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), column, str(folder), *arguments],
+        [sys.executable, str(FOLDER / script), column, *map(str, arguments)],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,6 +44,8 @@ def run(column, folder):
         for each in (first, second):
             each.bind(("127.0.0.1", 0))
         workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+    for index in range(2):
+        (folder / str(index)).mkdir()
     processes = [
         start(
             column,
@@ -105,8 +107,38 @@ def test_the_same_file_and_noise_give_the_same_images(table, folder, writer, rea
     if table[writer] is None or table[reader] is None:
         pytest.skip("not installed")
     path = folder / str(list(COLUMNS).index(writer)) / "model.keras"
-    received = result_of(start(reader, folder, str(path)))["images"]
-    expected = result_of(start(writer, folder, str(path)))["images"]
+    received = result_of(start(reader, folder, path))["images"]
+    expected = result_of(start(writer, folder, path))["images"]
     difference = np.abs(np.array(received) - np.array(expected)).max()
     print(f"\nsaved on {writer}, read on {reader}: largest difference {difference:.1e}")
     assert difference <= 1e-4
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    """What `replica_job.py` prints for a column, once."""
+    return functools.cache(lambda column: result_of(start(column, script="replica_job.py")))
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("TensorFlow", "MirroredStrategy, 2 devices"), ("JAX", "JAX DataParallel, 2 devices")],
+)
+def test_twice_32_images_train_as_64(replicas, one, two):
+    """A hundred steps of plain gradient descent; only sums are taken in another order."""
+    if importlib.util.find_spec(COLUMNS[one]) is None:
+        pytest.skip(f"{COLUMNS[one]} is not installed")
+    expected, received = replicas(one), replicas(two)
+    assert expected["steps"] == received["steps"] == 100
+    weights = np.array(expected["weights"])
+    assert np.abs(weights).max() > 0.1
+    difference = np.abs(np.array(received["weights"]) - weights).max()
+    print(f"\n{two} beside {one}: largest difference of a weight {difference:.1e}")
+    assert difference <= 1e-5
+
+
+def test_replicas_draw_different_noises_and_times(replicas):
+    noises, times = replicas("MirroredStrategy, 2 devices")["drawn"]
+    for first, second in (noises, times):
+        assert np.abs(np.subtract(first, second)).min() > 0
+    assert abs(np.corrcoef(*noises)[0, 1]) < 0.3

@@ -18,6 +18,9 @@ from keras_ddim.schedules import (
     Schedule,
     TableSchedule,
 )
+from tests.conftest import in_float64
+
+pytestmark = pytest.mark.core
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -108,6 +111,7 @@ def test_strided_timesteps_are_exact(num_timesteps, spacing):
         np.testing.assert_array_equal(numpy(timesteps), expected)
 
 
+@in_float64
 def test_every_timestep_comes_back_from_its_level():
     timesteps = np.arange(4000, dtype="float32")
     log_snr = LINEAR.levels.astype("float32")

@@ -324,6 +324,7 @@ def run_python(code):
 
     Other modules of the package may import what `keras_ddim.data` must not.
     """
+    pytest.importorskip("jax")
     package = str(pathlib.Path(data.__file__).parents[1])
     start = (
         "import sys, types\n"
@@ -340,6 +341,7 @@ def run_python(code):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.core
 def test_importing_is_light():
     run_python(
         "import keras\n"
@@ -355,6 +357,7 @@ def test_importing_is_light():
     )
 
 
+@pytest.mark.core
 def test_other_sources_do_not_import_tensorflow_datasets():
     run_python(
         "import keras_ddim.data\n"

@@ -15,7 +15,7 @@ from keras import ops
 
 import keras_ddim
 from keras_ddim import sampling
-from tests.conftest import tiny_network
+from tests.conftest import only_on, tiny_network
 
 
 class TestTraining:
@@ -43,6 +43,7 @@ class TestTraining:
         logs = model.evaluate(images, verbose=0, return_dict=True)
         assert logs["n_loss"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.02)
 
+    @pytest.mark.core
     def test_compiled_loss_is_used(self, make_model, images):
         model = make_model()
         model.compile(loss=keras.losses.MeanSquaredError(), metrics=["mse"], run_eagerly=True)
@@ -67,6 +68,7 @@ class TestTraining:
         assert float(logs["n_loss"]) == pytest.approx(np.abs(noises - pred_noises).mean(), rel=1e-4)
         assert float(logs["i_loss"]) == pytest.approx(np.abs(clean - pred_images).mean(), rel=1e-3)
 
+    @pytest.mark.core
     def test_uint8_is_the_same_as_floats(self, make_model, images):
         bytes_ = np.round(images * 255).astype("uint8")
         histories = [
@@ -102,11 +104,13 @@ class TestTraining:
             "i_loss",
         }
 
+    @pytest.mark.core
     def test_sample_weights_scale_the_loss(self, model, images):
         labels, weights = np.arange(40), np.zeros(40)
         logs = model.evaluate(images, labels, sample_weight=weights, verbose=0, return_dict=True)
         assert logs["loss"] == 0 and logs["n_loss"] > 0.1
 
+    @pytest.mark.core
     def test_standard_callbacks(self, make_model, images, tmp_path):
         model = make_model()
         callbacks = [
@@ -147,12 +151,14 @@ class TestTraining:
         model = keras_ddim.DiffusionModel((8, 8, 1), dtype="mixed_bfloat16")
         assert "bfloat16" in {layer.compute_dtype for layer in model.network.layers}
 
+    @pytest.mark.core
     def test_equal_seeds_train_equally(self, make_model, images):
         first, second, other = (make_model(seed=seed) for seed in (3, 3, 4))
         losses = [m.fit(images, verbose=0, shuffle=False).history["loss"] for m in (first, second)]
         assert losses[0] == losses[1]
         assert other.fit(images, verbose=0, shuffle=False).history["loss"] != losses[0]
 
+    @pytest.mark.core
     def test_calling_uses_the_averaged_network(self, model, images):
         prediction = model(images)
         noise_variances = ops.sigmoid(-prediction.log_snr)
@@ -173,6 +179,7 @@ class TestTraining:
         assert losses[0] == losses[1]
 
 
+@pytest.mark.core
 class TestNormalizer:
     def test_first_fit_adapts_and_says_so(self, make_model, images, capsys):
         model = make_model()
@@ -233,6 +240,7 @@ class TestNormalizer:
 
 
 class TestMovingAverage:
+    @pytest.mark.core
     def test_ramp(self, make_model, images):
         """ema_weights after each step, against the formula."""
         model = make_model()
@@ -246,6 +254,7 @@ class TestMovingAverage:
             for average, weight in zip(expected, model.ema_network.get_weights()):
                 np.testing.assert_allclose(weight, average, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.core
     def test_is_bounded_by_ema(self, make_model, images):
         model = make_model(ema=0.0)
         model.fit(images, batch_size=8, verbose=0)
@@ -274,6 +283,7 @@ class TestMovingAverage:
         model.fit(images, batch_size=5, verbose=0)
         assert int(model.optimizer.iterations) == int(model.ema_steps) == 2
 
+    @pytest.mark.core
     def test_compiling_anew_does_not_restart_it(self, model):
         model.compile()
         assert int(model.ema_steps) == 2
@@ -382,6 +392,7 @@ def reference_uniform_sampling(model, noise, steps):
     return np.clip(mean + pred_images * np.sqrt(variance), 0, 1)
 
 
+@pytest.mark.core
 class TestGenerate:
     @pytest.mark.parametrize("steps", [1, 3, 20])
     def test_uniform_steps_are_the_examples(self, trained_model, steps):
@@ -436,6 +447,7 @@ class TestGenerate:
         noise_rates, _ = model.schedule.rates(times)
         np.testing.assert_allclose(calls, np.array(noise_rates) ** 2, rtol=1e-5)
 
+    @only_on("tensorflow", reason="JAX traces anew for each shape, torch does not trace")
     @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun", "dpm_solver_pp", "unipc"])
     def test_is_compiled_once(self, trained_model, monkeypatch, sampler):
         traces = []
@@ -524,7 +536,7 @@ class TestGenerate:
         if not keras_ddim.samplers.get(sampler).is_stochastic:
             fine = trained_model.generate(2, 200, seed=0)
             np.testing.assert_allclose(
-                trained_model.generate(2, 100, sampler=sampler, seed=0), fine, atol=0.05
+                trained_model.generate(2, 100, sampler=sampler, seed=0), fine, atol=0.1
             )
 
     def test_stochastic_samplers_and_seeds(self, trained_model):
@@ -632,6 +644,7 @@ class TestGenerate:
             trained_model.generate(**kwargs)
 
 
+@pytest.mark.core
 class TestConditioningAndPrediction:
     @pytest.mark.parametrize("prediction", ["noise", "image", "velocity"])
     @pytest.mark.parametrize("weighting", [None, "min_snr"])
@@ -666,6 +679,7 @@ class TestConditioningAndPrediction:
         logs = model.evaluate(images, verbose=0, return_dict=True)
         assert logs["loss"] == pytest.approx(logs["i_loss"], rel=1e-3)
 
+    @only_on("tensorflow", "torch", reason="JAX traces the network, which looks at its inputs")
     def test_network_is_conditioned_on_the_timestep(self, make_model, images):
         numbers = []
 
@@ -739,6 +753,7 @@ def test_shapes_and_dtypes(shape, dtype):
     assert model.generate(3, 2, seed=0).shape == (3, *shape)
 
 
+@pytest.mark.core
 def test_summary_names_the_parts(model):
     lines = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
@@ -746,6 +761,7 @@ def test_summary_names_the_parts(model):
     assert "residual_u_net" in text and "ema_residual_u_net" in text and "normalizer" in text
 
 
+@pytest.mark.core
 def test_gradients_reach_only_the_network(make_model):
     model = make_model()
     assert len(model.trainable_variables) == len(model.network.trainable_variables)
@@ -779,6 +795,7 @@ def test_memory_is_bounded_by_the_batch_size():
     assert second - first < 300, f"{first:.0f} MB for 100 images, {second:.0f} MB for 2,000"
 
 
+@pytest.mark.core
 def test_times_in_the_docstring_example():
     """n uniform steps are 1, 1 - 1/n, …, 1/n."""
     from keras_ddim.checks import check_diffusion_times

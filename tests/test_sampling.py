@@ -12,6 +12,8 @@ from keras_ddim.denoisers import NetworkDenoiser
 from keras_ddim.sampling import CompiledStep, CompiledSteps, Step, check_generate_options
 from tests.conftest import tiny_network
 
+pytestmark = pytest.mark.core
+
 DENOISER = GaussianDenoiser(np.full((2, 2, 1), 0.3), np.array([1.0, 0.5, 0.1, 2.0]))
 LEVELS = np.linspace(-5.0, 5.0, 6).astype("float32")
 

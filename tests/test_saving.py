@@ -10,6 +10,8 @@ import pytest
 import keras_ddim
 from tests.conftest import tiny_network
 
+pytestmark = pytest.mark.core
+
 
 def assert_equal_weights(first, second):
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):

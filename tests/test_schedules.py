@@ -22,6 +22,9 @@ from keras_ddim.schedules import (
     SigmoidSchedule,
     TableSchedule,
 )
+from tests.conftest import in_float64
+
+pytestmark = pytest.mark.core
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -81,6 +84,7 @@ def test_inverse_and_rates(name, times):
     np.testing.assert_allclose(noise_rates**2 + signal_rates**2, 1, rtol=0, atol=1e-6)
 
 
+@in_float64
 @each
 def test_inverse_on_a_fine_grid_to_the_very_ends(name):
     near = np.geomspace(1e-12, 0.1, 300)
@@ -213,6 +217,7 @@ def test_continuous_betas_are_the_integral(schedule_class, power, betas):
     assert distances[0] > 5 * distances[1] > 25 * distances[2]
 
 
+@in_float64
 def test_improved_cosine_is_the_formula():
     times = np.linspace(0.005, 0.99, 100)
     curve = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -221,6 +226,7 @@ def test_improved_cosine_is_the_formula():
     np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
 
 
+@in_float64
 def test_sigmoid_is_the_formula():
     def logistic(x):
         return 1 / (1 + np.exp(-x))
@@ -234,12 +240,14 @@ def test_sigmoid_is_the_formula():
         np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
 
 
+@in_float64
 def test_linear_variance_is_linear():
     times = np.linspace(0.001, 0.999, 100)
     noise_rates = numpy(LinearVarianceSchedule().rates(times)[0])
     np.testing.assert_allclose(noise_rates**2, times, rtol=0, atol=1e-9)
 
 
+@in_float64
 def test_karras_sigmas():
     times = np.linspace(0, 1, 18)
     roots = 80 ** (1 / 7) + (1 - times) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
@@ -247,6 +255,7 @@ def test_karras_sigmas():
     np.testing.assert_allclose(noise_rates / signal_rates, roots**7, rtol=1e-9)
 
 
+@in_float64
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -274,6 +283,7 @@ def test_cosine_ends():
 # Tables
 
 
+@in_float64
 @settings(deadline=None, max_examples=10)
 @given(
     betas=arrays("float64", st.sampled_from([2, 3, 40]), elements=st.floats(1e-3, 0.7)),
@@ -324,6 +334,7 @@ def test_zero_terminal_snr_keeps_the_first_level():
     np.testing.assert_allclose(plain.log_snr(start), rescaled.log_snr(start), rtol=1e-9)
 
 
+@in_float64
 @settings(deadline=None, max_examples=25)
 @given(timestep=st.integers(0, 999))
 def test_timesteps_are_times(timestep):

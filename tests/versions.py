@@ -149,7 +149,7 @@ def deflate(path):
 
 
 def check(path, tolerance=1e-6, run_eagerly=False):
-    """Loads what `save` saved; raises an `AssertionError` unless it goes on as it did there.
+    """Loads what `save` saved; raises an `AssertionError` unless it goes on as it did.
 
     Args:
         path: Path of the saved model.
@@ -167,13 +167,10 @@ def check(path, tolerance=1e-6, run_eagerly=False):
     np.testing.assert_allclose(images, expected["images"], rtol=0, atol=tolerance)
     assert model.metadata == METADATA, f"metadata={model.metadata}"
     np.testing.assert_allclose(optimizer_state(model), expected["optimizer"], rtol=1e-6)
-    loss = train(model)
     if keras.backend.backend() == "tensorflow":  # others draw other noises for the next steps
-        np.testing.assert_allclose(loss, expected["next_loss"], rtol=10 * tolerance)
-        np.testing.assert_allclose(
-            generate(model), expected["next_images"], rtol=0, atol=10 * tolerance
-        )
-    assert np.isfinite(loss)
+        np.testing.assert_allclose(train(model), expected["next_loss"], rtol=10 * tolerance)
+        next_images = generate(model)
+        np.testing.assert_allclose(next_images, expected["next_images"], atol=10 * tolerance)
     return float(abs(images - expected["images"]).max())
 
 

@@ -8,10 +8,7 @@ COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command.
-
-    Args:
-        argv: List of arguments. Defaults to None: those of the process.
+    """Runs the command of `argv`, a list of arguments, by default those of the process.
 
     Returns:
         The exit code: 0; 2 if an argument or a file is wrong, which one line on standard error

@@ -102,7 +102,9 @@ def run(line: options.CommandLine) -> None:
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "resume", "overwrite")}
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     steps = args.steps_per_epoch or int(train_images.cardinality())
-    devices = ", ".join(keras.distribution.list_devices())
+    # Keras lists no devices of torch.
+    on_torch = keras.backend.backend() == "torch"
+    devices = "torch" if on_torch else ", ".join(keras.distribution.list_devices())
     print(f"data      {args.data}: {size}, batches of {args.batch_size}")
     print(f"model     {model.network.count_params():,} parameters, {args.dtype_policy}, {devices}")
     print(f"training  epochs {epochs_done + 1} to {args.epochs}, {max(steps, 0) or '?'} steps each")

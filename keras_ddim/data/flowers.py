@@ -1,9 +1,8 @@
 """Synthetic pictures of flowers: a labelled data set that needs no download, in NumPy only.
 
 A flower is a stack of *whorls* (rings or fans of equal petals), painted from back to front, and
-a disc in the middle. A petal's outline is a formula in polar coordinates, so the distance of each
-pixel to it is a formula too, and clipping that distance gives an edge that is soft over exactly
-one pixel: anti-aliased at any size, without supersampling.
+a disc in the middle. The distance of each pixel to a petal's outline is a formula, and clipping it
+gives an edge that is soft over one pixel: anti-aliased at any size.
 """
 
 import functools
@@ -15,11 +14,8 @@ import numpy as np
 
 from keras_ddim.checks import check_count, check_integers, check_seed
 
-# Pixels drawn at once: few enough for their arrays to stay in the processor's cache.
-_CHUNK_PIXELS = 2**16
-
-# Random numbers for each image, more than any family uses.
-_DRAWS_PER_IMAGE = 96
+_CHUNK_PIXELS = 2**16  # drawn at once: few enough to stay in the processor's cache
+_DRAWS_PER_IMAGE = 96  # random numbers, more than any family uses
 
 _Array = np.ndarray
 _Pair = tuple[float, float]
@@ -67,6 +63,7 @@ def _family(name: str, petal: _ColourPairs, *whorls: _Whorl, **others: Any) -> _
 
 
 _leaves = functools.partial(_Whorl, base=0.7, tip=0.9, midrib=0.3, colours="leaf")
+_tulip_petals = functools.partial(_Whorl, sink=0.75)
 _LEAVES_BEHIND = _leaves((3, 5), (0.9, 1.15), (0.45, 0.7), twist=0.3, odds=0.4)
 
 _FAMILIES = (
@@ -84,10 +81,7 @@ _FAMILIES = (
     ),
     _family(
         "sunflower",
-        (
-            ((0.09, 0.95, 0.95), (0.14, 0.85, 1.0)),
-            ((0.05, 0.95, 0.75), (0.12, 0.90, 1.0)),
-        ),
+        (((0.09, 0.95, 0.95), (0.14, 0.85, 1.0)), ((0.05, 0.95, 0.75), (0.12, 0.90, 1.0))),
         _Whorl((15, 20), (1, 1), (0.9, 1.2), 0.5, 0.8, value=0.8, midrib=0.2),
         _Whorl((15, 20), (0.85, 0.95), (0.9, 1.1), 0.5, 0.8, midrib=0.2),
         disc=(0.40, 0.52),
@@ -119,11 +113,9 @@ _FAMILIES = (
             ((0.80, 0.60, 0.45), (0.79, 0.50, 0.75)),
         ),
         _leaves((2, 2), (1.4, 1.6), (0.20, 0.26), fan=(0.8, 1.2), sink=1.9, shadow=0.2),
-        _Whorl((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5), sink=0.75),
-        _Whorl((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0), sink=0.75),
-        _Whorl(
-            (1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0), sink=0.75
-        ),
+        _tulip_petals((2, 2), (1.50, 1.60), (0.34, 0.40), 0.45, 0.6, value=0.7, fan=(0.4, 0.5)),
+        _tulip_petals((2, 2), (1.45, 1.55), (0.34, 0.40), 0.40, 0.6, value=0.9, fan=(0.8, 1.0)),
+        _tulip_petals((1, 1), (1.35, 1.45), (0.40, 0.48), 0.45, 0.5, midrib=0.12, fan=(1.0, 1.0)),
         radius=(0.42, 0.6),
         tilt=0.1,
         stem=1.0,
@@ -213,25 +205,19 @@ def draw_flowers(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Draws pictures of synthetic flowers.
 
-    Families, petals, colours, sizes, positions and backgrounds are random. A picture depends only
-    on `seed` and its position: asking for more pictures does not change the first ones, and
-    another `image_size` of the same shape shows the same flowers at another resolution.
+    A picture depends only on `seed` and its position: asking for more pictures does not change the
+    first ones, and another `image_size` of the same shape shows the same flowers.
 
     Args:
         num_images: Number of pictures.
         image_size: Height and width in pixels, or a tuple `(height, width)`. Defaults to 64.
-        seed: Integer; equal seeds draw equal pictures. `None`, the default, draws new ones each
-            time.
+        seed: Integer. `None`, the default, draws new pictures each time.
         return_labels: Whether to return the families too. Defaults to `False`.
-        dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255, which
-            takes a quarter of the memory.
+        dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255.
 
     Returns:
         Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
         and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.data.FAMILIES`.
-
-    Raises:
-        ValueError: If an argument is out of its range.
 
     Example:
 
@@ -247,7 +233,7 @@ def draw_flowers(
     if dtype not in ("float32", "uint8"):
         raise ValueError(f'`dtype` must be "float32" or "uint8". Received: dtype={dtype!r}')
 
-    # A row for each image, drawn row after row: the first rows do not depend on how many follow.
+    # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
     labels = (numbers[:, 0] * len(_FAMILIES)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)
@@ -262,10 +248,8 @@ def draw_flowers(
     step = max(1, _CHUNK_PIXELS // (height * width))
     members = [np.flatnonzero(labels == label) for label in range(len(_FAMILIES))]
     chunks = [same[i : i + step] for same in members for i in range(0, len(same), step)]
-    # Saves a third of the time: until it has seen a larger array freed, glibc returns the memory
-    # of each chunk's arrays to the system, which then clears it before it is used again.
+    # A third faster: glibc keeps freed memory for reuse once it has seen a larger array freed.
     np.empty(2**24, np.uint8)
-    # Threads, as NumPy releases the interpreter's lock while it computes.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(draw, chunks))
     return (images, labels) if return_labels else images
@@ -332,7 +316,7 @@ def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
 
     canvas = _background(draws, x, y)
     radius = draws.uniform(*family.radius)
-    # The flower is off the centre, but all in the picture.
+    # Off the centre, but all in the picture.
     slack = np.float32(0.95) - radius
     x = x - draws.uniform(-1, 1) * (slack + np.float32(width / shorter - 1))
     y = y - draws.uniform(-1, 1) * (slack + np.float32(height / shorter - 1))
@@ -342,8 +326,7 @@ def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
     colours = {"petal": draws.colours(family.petal), "leaf": leaf, "stamen": draws.colours(_STAMEN)}
     _paint(canvas, _stem(x, y, pixel, family, draws), leaf)
 
-    # A flower that faces up or sideways looks shorter along one axis; one seen from the side
-    # only leans.
+    # One that faces up or sideways looks shorter along one axis; one seen from the side only leans.
     upright = any(whorl.fan for whorl in family.whorls)
     turn = draws.uniform(-0.2, 0.2) if upright else draws.uniform(0, 2 * np.pi)
     shorten = 1.0 / (1.0 - draws.uniform(0, family.tilt))
@@ -354,9 +337,8 @@ def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
         petals = _petals(x, y, pixel, whorl, throat, spin, draws)
         _paint(canvas, petals, colours[whorl.colours])
     if family.disc is not None:
-        radius = draws.uniform(*family.disc)
-        disc_colours = draws.colours((family.disc_colours,))
-        _paint(canvas, _disc(x, y, pixel, radius, family.seeds), disc_colours)
+        disc = _disc(x, y, pixel, draws.uniform(*family.disc), family.seeds)
+        _paint(canvas, disc, draws.colours((family.disc_colours,)))
     return np.clip(canvas, 0.0, 1.0, out=canvas)
 
 
@@ -412,11 +394,10 @@ def _stem(x: _Array, y: _Array, pixel: _Array, family: _Family, draws: _Draws) -
     present, bend = draws.chance(family.stem), draws.uniform(-0.25, 0.25)
     half_width = np.float32(0.06)
     aside = x - bend * y * y
-    # Measured across the stem, not along the row.
+    # Across the stem, not along the row.
     distance = np.abs(aside) / np.sqrt(1 + (2 * bend * y) ** 2) - half_width
     cover = present * _edge(distance, pixel) * _edge(-y, pixel)
-    shade = 0.85 - 0.3 * np.clip(aside / half_width, -1, 1)
-    return _Shape(cover, 1.0, shade, 0.5)
+    return _Shape(cover, 1.0, 0.85 - 0.3 * np.clip(aside / half_width, -1, 1), 0.5)
 
 
 def _petals(
@@ -474,8 +455,7 @@ def _petals(
     start, stop = throat
     mixture = np.clip((u - start) / (stop - start), 0, 1)
     outside = np.maximum(beside, 0) + np.maximum(beyond, 0)
-    dim = _dim(present * np.float32(whorl.shadow), outside)
-    return _Shape(cover, dim, shade, mixture)
+    return _Shape(cover, _dim(present * np.float32(whorl.shadow), outside), shade, mixture)
 
 
 def _disc(x: _Array, y: _Array, pixel: _Array, radius: _Array, contrast: float) -> _Shape:

@@ -29,7 +29,7 @@ def load_images(
     Args:
         source: Where the images come from:
             - `"flowers"`, the default: pictures drawn by `keras_ddim.draw_flowers`, labelled with
-              their family. They need no download. (A folder of that name is `"./flowers"`.)
+              their family. (A folder of that name is `"./flowers"`.)
             - a path: a folder of PNG, JPEG, GIF (the first frame), BMP or WebP files; its
               sub-folders are the classes. Unreadable files are skipped with one warning.
             - any other string: a name in TensorFlow Datasets, such as `"oxford_flowers102"`.
@@ -38,38 +38,35 @@ def load_images(
         image_size: Size of the images in pixels, an integer or (height, width). Defaults to 64.
         batch_size: Images in a batch; the last one of an epoch may be smaller. Defaults to 64.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); `None`, the default, for what the source has (of
-            a folder 1 if all its files are grey, else 3). Transparent images are laid on white
-            unless `channels=4`.
+            a folder 1 or 3). Transparent images are laid on white unless `channels=4`.
         labels: Whether to give pairs (images, labels) instead of images. Defaults to `False`.
-        validation_split: Part of the images in [0, 1) that is kept for validation; of a data set
-            of TensorFlow Datasets, in whole percents, of its official training images, or of all
-            images of Oxford Flowers 102. `None`, the default, stands for the official validation
-            or test images if there are any, else for 0.2; 0 for no validation.
-        fit: How images of another shape are fitted. `"crop"`, the default, cuts the largest part
-            of the right shape out of the middle and resizes it. `"pad"` shrinks what is too large
-            and centres it on black (transparent with `channels=4`); it enlarges nothing.
+        validation_split: Part of the images in [0, 1) that is kept for validation; of TensorFlow
+            Datasets, in whole percents of the official training images (Oxford Flowers 102: of all
+            images). `None`, the default, stands for the official validation or test images if
+            there are any, else for 0.2; 0 for no validation.
+        fit: How images of another shape are fitted. `"crop"`, the default, resizes the largest part
+            of the right shape in the middle. `"pad"` shrinks what is too large and centres it on
+            black (transparent with `channels=4`).
         repetitions: How often each training image is seen in an epoch. Defaults to 1.
         flip: Whether to mirror every other training image, at random. Defaults to `False`.
-        cache: Where images of a folder or of TensorFlow Datasets are kept once decoded and
-            resized: `True`, the default, for memory; a path for files that begin with it, which
-            later runs with the same settings read; `False` to decode them in every epoch.
+        cache: Where images of a folder or of TensorFlow Datasets are kept once prepared: `True`,
+            the default, for memory; a path for files that begin with it, which later runs with the
+            same settings read; `False` to prepare them in every epoch.
         shuffle: Whether to shuffle the training images anew in each epoch. Defaults to `True`.
         seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
-            `None`, the default, only shuffling and flipping differ between runs, so that a run
-            that is resumed never trains on what it was validated on.
+            `None`, the default, only shuffling and flipping differ between runs.
         num_images: How many images to use, for training and validation together. `None`, the
             default, for all; 4,000 of the flowers.
         data_dir: Folder in which TensorFlow Datasets keeps its data, or `None` for its default.
 
     Returns:
         Tuple `(train_dataset, validation_dataset)` of `tf.data.Dataset`s of batches of float32
-        images of shape (batch, height, width, channels), or of pairs of these and of labels of
-        shape (batch,). Validation images come in order, once and unflipped;
-        `validation_dataset` is `None` if `validation_split=0`. The datasets have an attribute
-        `class_names`: a list of the names of the classes, or `None`.
+        images (batch, height, width, channels), or of pairs of these and of labels (batch,).
+        Validation images come in order, once and unflipped; `validation_dataset` is `None` if
+        `validation_split=0`. Both have the attribute `class_names`: a list, or `None`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the source has no readable image.
+        ValueError: If an argument is not as described, or the source has no readable image.
         FileNotFoundError: If a folder does not exist.
         ImportError: If TensorFlow is not installed.
 
@@ -97,7 +94,12 @@ def load_images(
             "`validation_split` must be None or a number of at least 0 and below 1. "
             f"Received: validation_split={validation_split!r}"
         )
-    _require_tensorflow()
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
+        ) from error
     # Not at the top of the file: these modules import TensorFlow and what reads their source.
     from keras_ddim.data import arrays, pipeline
 
@@ -139,20 +141,7 @@ def load_images(
     return train_dataset, pipeline.finish(batches, labels, class_names)
 
 
-def _require_tensorflow() -> None:
-    try:
-        import tensorflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "`load_images` needs TensorFlow; install it with `pip install tensorflow`."
-        ) from error
-
-
 def _is_path(source: str) -> bool:
     """Whether a folder is meant; names in TensorFlow Datasets may have slashes, too."""
-    return (
-        os.path.exists(source)
-        or os.path.isabs(source)
-        or source.startswith((".", "~"))
-        or source.endswith(("/", os.sep))
-    )
+    looks_so = source.startswith((".", "~")) or source.endswith(("/", os.sep))
+    return looks_so or os.path.isabs(source) or os.path.exists(source)

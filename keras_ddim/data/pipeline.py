@@ -58,19 +58,15 @@ class Part(NamedTuple):
 
 
 def prepare(images: tf.Tensor, options: Options) -> tf.Tensor:
-    """Brings images of shape (..., height, width, channels) to their size and channels.
-
-    The leading dimension is optional, and the number of channels static. Integer images become
-    uint8, float ones float32.
-    """
+    """Images (..., height, width, channels) as asked for; integers as uint8, floats as float32."""
     integers = images.dtype.is_integer
     images = _recolour(tf.image.convert_image_dtype(images, tf.float32), options.channels)
     if options.channels == 4:
         # What is transparent must not colour its surroundings when it is averaged with them.
         colours, alphas = images[..., :3], images[..., 3:]
         images = _resize(tf.concat([colours * alphas, alphas], axis=-1), options)
-        colours = tf.math.divide_no_nan(images[..., :3], images[..., 3:])
-        images = tf.concat([colours, images[..., 3:]], axis=-1)
+        colours, alphas = images[..., :3], images[..., 3:]
+        images = tf.concat([tf.math.divide_no_nan(colours, alphas), alphas], axis=-1)
     else:
         images = _resize(images, options)
     images = tf.clip_by_value(images, 0.0, 1.0)
@@ -116,10 +112,7 @@ def _recolour(images: tf.Tensor, channels: int | None) -> tf.Tensor:
 
 
 def store(elements: tf.data.Dataset, options: Options, *settings: Any) -> tuple[np.ndarray, ...]:
-    """Reads all elements (image, label) into two arrays, in memory or in a file.
-
-    The name of the file depends on the settings; a file that exists is only read.
-    """
+    """All elements (image, label) as two arrays, in memory or in a file named by the settings."""
     count, shape = int(elements.cardinality()), tuple(elements.element_spec[0].shape)
     kind = np.dtype([("image", np.uint8, shape), ("label", np.int64)])
 
