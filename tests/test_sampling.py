@@ -70,7 +70,7 @@ def test_watchers_see_every_level_and_every_image():
 def test_per_image_inputs_are_sliced_with_the_batch():
     inputs = [keras.Input((2, 2, 1)), keras.Input((1, 1, 1)), keras.Input((1,))]
     shifts = keras.layers.Reshape((1, 1, 1))(inputs[2])
-    network = keras.Model(inputs, 0 * inputs[0] + shifts)
+    network = keras.Model(inputs, 0 * inputs[0] + 0 * inputs[1] + shifts)
     step = CompiledStep(Step(NetworkDenoiser(network, prediction_type="image")))
     labels = np.arange(5, dtype="float32").reshape(5, 1)
     images = sampling.generate(step, LEVELS, 5, (2, 2, 1), batch_size=2, labels=labels)
