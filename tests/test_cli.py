@@ -87,7 +87,8 @@ def test_its_pictures_have_their_sizes(trained):
     assert size_of(trained / "samples" / "epoch_001.png") == grid(4)
     width, height = size_of(trained / "times.png")
     assert width > 8 / 3 * height
-    assert size_of(trained / "history.png") == (900, 350)
+    # Versions of Matplotlib round differently.
+    assert size_of(trained / "history.png") == pytest.approx((900, 350), abs=1)
 
 
 def test_the_model_is_the_one_described(trained):
