@@ -3,7 +3,8 @@
     python tests/replica_job.py COLUMN
 
 prints the weights after a hundred steps of 64 images, whose noise and times follow from each image
-alone, and the noise that two replicas draw by themselves. COLUMN is one of `backend_table.COLUMNS`.
+alone, the noise that two replicas draw by themselves, and how many variables are changed by a step
+that has a bad image, on any replica. COLUMN is one of `backend_table.COLUMNS`.
 """
 
 import json
@@ -51,6 +52,7 @@ def main(column):
     model.fit(images, batch_size=BATCH, shuffle=False, verbose=0)
     weights = np.concatenate([np.array(w).ravel() for w in model.ema_network.get_weights()])
     results = {"weights": weights.tolist(), "steps": int(model.ema_steps.numpy())}
+    results["changed"] = count_changed_by_bad_step(model, images[: 2 * BATCH])
     if column.startswith("Mirrored"):
         import tensorflow as tf
 
@@ -67,6 +69,30 @@ def main(column):
             for part in drawn
         ]
     print(json.dumps(results))
+
+
+def count_changed_by_bad_step(model, images):
+    """Variables that differ, on any replica, after two batches whose first has a bad image."""
+    import keras
+    import numpy as np
+
+    def numbers():
+        variables = [variable.value for variable in [*model.weights, *model.optimizer.variables]]
+        if keras.backend.backend() == "tensorflow":
+            strategy = model.distribute_strategy
+            variables = [v for each in variables for v in strategy.experimental_local_results(each)]
+        return [np.array(variable) for variable in variables]
+
+    before, bad_images = numbers(), images.copy()
+    bad_images[3] = np.nan
+    try:
+        batches = (batch for batch in np.split(bad_images, 2))
+        model.fit(batches, steps_per_epoch=2, verbose=0)
+    except ValueError as error:
+        assert "Images must be finite" in str(error), error
+    else:
+        raise AssertionError("nothing was raised")
+    return sum(not np.array_equal(*pair) for pair in zip(before, numbers(), strict=True))
 
 
 if __name__ == "__main__":

@@ -142,3 +142,10 @@ def test_replicas_draw_different_noises_and_times(replicas):
     for first, second in (noises, times):
         assert np.abs(np.subtract(first, second)).min() > 0
     assert abs(np.corrcoef(*noises)[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("column", ["MirroredStrategy, 2 devices", "JAX DataParallel, 2 devices"])
+def test_a_bad_image_of_one_replica_changes_nothing_on_any(replicas, column):
+    if importlib.util.find_spec(COLUMNS[column]) is None:
+        pytest.skip(f"{COLUMNS[column]} is not installed")
+    assert replicas(column)["changed"] == 0
