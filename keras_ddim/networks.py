@@ -96,9 +96,9 @@ class ResidualUNet(keras.Model):
     defaults are the network of the Keras DDIM example: 1,953,507 parameters at 64×64×3.
 
     On several devices, its batch normalization is Keras's: under `tf.distribute` each replica
-    normalizes by the statistics of its own part of the batch, and the moving ones are their mean;
-    under `keras.distribution` on JAX, and on one device, by those of the whole batch. So parts of
-    a batch should not be very small.
+    normalizes by the statistics of its own part of the batch, and keeps moving ones of its own, of
+    which those of the first are saved; under `keras.distribution` on JAX, and on one device, it is
+    the whole batch. So parts of a batch should not be very small.
 
     It is saved as these arguments, so that a file does not depend on how a version of Keras
     describes its layers.
