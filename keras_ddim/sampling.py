@@ -25,7 +25,7 @@ from keras_ddim import checks, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
 
 BATCH_SIZE = 64
-STEPS_KEPT = 4
+STEPS_KEPT = 8
 
 
 class Step(keras.layers.Layer):

@@ -465,7 +465,7 @@ class TestGenerate:
         assert len(traces) == 2
 
     def test_compiled_steps_are_forgotten(self, trained_model):
-        for eta in np.linspace(0, 1, 7):
+        for eta in np.linspace(0, 1, sampling.STEPS_KEPT + 2):
             trained_model.generate(1, 2, sampler=keras_ddim.DDIM(eta=eta))
         assert len(trained_model.compiled_steps.steps) == sampling.STEPS_KEPT
 

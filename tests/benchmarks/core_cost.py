@@ -121,7 +121,7 @@ def main():
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     for label, times in (
-        ("fit step, batch 16", measure_fit(args.size, 16, 2, args.rounds, rng)),
+        ("fit step, batch 16", measure_fit(args.size, 16, 8, args.rounds, rng)),
         ("generate, 16 x 20", measure_generate(args.size, args.rounds, rng)),
     ):
         ratios = times[:, 0] / times[:, 1]

@@ -82,6 +82,8 @@ def main():
             lambda: np.asarray(default_step(noisy_images=noisy_images, log_snr=level)[1])
         )
 
+    # So many solvers taking turns would be compiled anew each time.
+    keras_ddim.sampling.STEPS_KEPT = len(SAMPLERS)
     solvers = list(SAMPLERS.values())
     for sampler in solvers:
         time_step(sampler)  # compiles
