@@ -17,7 +17,7 @@ from keras_ddim.data import draw_flowers, load_images
 from keras_ddim.denoisers import GaussianDenoiser
 from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
-from keras_ddim.networks import ResidualUNet, SinusoidalEmbedding
+from keras_ddim.networks import ModulatedUNet, ResidualUNet, SinusoidalEmbedding
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.samplers import (
     DDIM,
@@ -46,6 +46,7 @@ __all__ = [
     "Euler",
     "GaussianDenoiser",
     "Heun",
+    "ModulatedUNet",
     "Normalizer",
     "ResidualUNet",
     "Sampler",

@@ -74,9 +74,10 @@ class DiffusionModel(Generator, ImageTrainer):
             that have one load with the Keras that saved them or a newer one.
         schedule: Noise level of each diffusion time: a `keras_ddim.schedules.Schedule` or a name.
             Defaults to `keras_ddim.CosineSchedule()`.
-        ema: Decay of the exponential moving average of the weights, in [0, 1). It is ramped up
-            from the first step, `min(ema, (1 + step) / (10 + step))`, so that the average forgets
-            the random initial weights. Steps are the optimizer's. Defaults to 0.999.
+        ema: Largest decay of the moving average of the weights, in [0, 1]. The decay grows with
+            the optimizer's steps, `min(ema, (1 + step) / (10 + step))`, so that the average forgets
+            the random initial weights. With 1 it is a power function (Karras et al., 2024; γ = 8):
+            always over about the last tenth of the run, however long it is. Defaults to 0.999.
         seed: Integer that makes the initial weights of the default network, training and
             generation reproducible. Defaults to None, a random one.
         conditioning: The number that the network is conditioned on: a
@@ -135,8 +136,8 @@ class DiffusionModel(Generator, ImageTrainer):
     ) -> None:
         # Noise levels lose their digits in a half-precision policy; the network casts for itself.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(ema, (int, float)) or not 0 <= ema < 1:
-            raise ValueError(f"`ema` must be a number in [0, 1). Received: ema={ema!r}")
+        if not isinstance(ema, (int, float)) or not 0 <= ema <= 1:
+            raise ValueError(f"`ema` must be a number in [0, 1]. Received: ema={ema!r}")
         seed = checks.check_seed(seed)
         if network is None:
             if image_shape is None:

@@ -1,6 +1,8 @@
-"""Networks: the embedding of the noise level, and the residual U-Net conditioned on it."""
+"""Networks: the embedding of the noise level, and U-Nets conditioned on it."""
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -86,22 +88,40 @@ class SinusoidalEmbedding(layers.Layer):
         }
 
 
+class UNet(keras.Model):
+    """What the U-Nets share: they are saved as their arguments, so that a file does not depend on
+    how a version of Keras describes its layers.
+
+    Subclasses hand the arguments that they were made with to `_keep`, once they are built.
+    """
+
+    arguments: dict[str, Any]
+
+    def _keep(self, **arguments: Any) -> None:
+        self.arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+
+    def get_config(self) -> dict:
+        return {"name": self.name, **self.arguments}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: Any = None) -> "UNet":
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
-class ResidualUNet(keras.Model):
+class ResidualUNet(UNet):
     """A residual U-Net taking `[noisy_images, noise_variances]` to the predicted noises.
 
     Each level has `block_depth` residual blocks on the way down and as many on the way up, with
     skip connections between them; the noise level is embedded and laid under the image as further
     channels. The last layer starts at zero and stays float32 under every dtype policy. The
-    defaults are the network of the Keras DDIM example: 1,953,507 parameters at 64×64×3.
+    defaults are the network of the Keras DDIM example: 1,953,507 parameters at 64×64×3. For better
+    pictures in the same time, see `ModulatedUNet`.
 
     On several devices, its batch normalization is Keras's: under `tf.distribute` each replica
     normalizes by the statistics of its own part of the batch, and keeps moving ones of its own, of
     which those of the first are saved; under `keras.distribution` on JAX, and on one device, it is
     the whole batch. So parts of a batch should not be very small.
-
-    It is saved as these arguments, so that a file does not depend on how a version of Keras
-    describes its layers.
 
     Args:
         image_shape: (height, width, channels); height and width divisible by
@@ -145,36 +165,138 @@ class ResidualUNet(keras.Model):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape = check_image_shape(image_shape)
-        widths = check_integers("widths", widths)
-        block_depth = check_count("block_depth", block_depth)
-        seed = check_seed(seed)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        _check_levels_fit(image_shape, widths)
-
+        image_shape, widths = _check_sizes(image_shape, widths)
+        make = _Layers(seed, dtype)
         noisy_images = keras.Input(image_shape, dtype="float32", name="noisy_images")
         noise_variances = keras.Input((1, 1, 1), dtype="float32", name="noise_variances")
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
-        pred_noises = _residual_unet(
-            noisy_images, embedding(noise_variances), widths, block_depth, seed, policy.name
-        )
+        level = make.upsample(image_shape[:2], "nearest")(embedding(noise_variances))
+
+        def block(x: Any, filters: int) -> Any:
+            shortcut = x if x.shape[-1] == filters else make.conv(filters, 1)(x)
+            x = make.normalization()(x)
+            x = make.conv(filters, 3, activation=swish)(x)
+            return make.conv(filters, 3)(x) + shortcut
+
+        def upsample(x: Any, filters: int) -> Any:
+            return make.upsample(2, "bilinear")(x)
+
+        x = ops.concatenate([make.conv(widths[0], 1)(noisy_images), level], axis=-1)
+        x = _u_net(x, widths, check_count("block_depth", block_depth), block, upsample)
+        pred_noises = make.last_conv(image_shape[-1], 1)(x)
         super().__init__([noisy_images, noise_variances], pred_noises, name=name)
-        self.arguments = {
-            "image_shape": list(image_shape),
-            "widths": list(widths),
-            "block_depth": block_depth,
-            "embedding_dims": embedding_dims,
-            "max_frequency": max_frequency,
-            "seed": seed,
-            "dtype": policy.name,
-        }
+        self._keep(
+            image_shape=image_shape,
+            widths=widths,
+            block_depth=block_depth,
+            embedding_dims=embedding_dims,
+            max_frequency=max_frequency,
+            seed=make.seed,
+            dtype=make.dtype,
+        )
 
-    def get_config(self) -> dict:
-        return {"name": self.name, **self.arguments}
 
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: Any = None) -> "ResidualUNet":
-        return cls(**config)
+@keras.saving.register_keras_serializable(PACKAGE)
+class ModulatedUNet(UNet):
+    """A residual U-Net that is scaled and shifted by the noise level in every block.
+
+    `block(x) = shortcut(x) + conv(swish(scale * conv(normalize(x)) + shift))`: scale and shift, one
+    of each for every channel, come from the noise level by two dense layers. It makes better
+    pictures than `ResidualUNet` in the same time, in which the level only enters with the image;
+    with its defaults it is the network of `keras_ddim.recipe`. The last layer starts at zero and
+    stays float32 under every dtype policy.
+
+    On several devices its batch normalization is that of `ResidualUNet`.
+
+    Args:
+        image_shape: (height, width, channels); height and width divisible by
+            `2 ** (len(widths) - 1)`, not necessarily equal.
+        widths: Channels of each level, from full resolution down. Defaults to (16, 32, 64, 128).
+        block_depth: Residual blocks of each level and direction. Defaults to 1.
+        num_classes: Number of classes of images, for a network with the labels as third input; the
+            label `num_classes` stands for "any". Defaults to None: no labels.
+        embedding_dims: Size of the noise level's embedding. Defaults to 32.
+        max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 32.
+        modulation_dims: Width of the dense layers. Defaults to 128.
+        seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
+        dtype: Dtype policy of the body, such as "mixed_bfloat16"; None for Keras's global one.
+        name: Name of the Keras model. Defaults to None: "modulated_u_net", numbered.
+
+    Call arguments:
+        inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
+            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
+
+    Returns:
+        What is to be predicted, float32, shaped as `noisy_images`.
+
+    Raises:
+        ValueError: If the sizes do not fit together; the message says which do.
+
+    Example:
+
+    >>> network = keras_ddim.ModulatedUNet((48, 96, 3), widths=(16, 32, 64))
+
+    Reference:
+        [Perez et al., 2017, FiLM](https://arxiv.org/abs/1709.07871),
+        [Dhariwal & Nichol, 2021](https://arxiv.org/abs/2105.05233)
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        widths: tuple[int, ...] = (16, 32, 64, 128),
+        block_depth: int = 1,
+        num_classes: int | None = None,
+        embedding_dims: int = 32,
+        max_frequency: float = 32.0,
+        modulation_dims: int = 128,
+        *,
+        seed: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+    ) -> None:
+        image_shape, widths = _check_sizes(image_shape, widths)
+        make = _Layers(seed, dtype)
+        inputs = [
+            keras.Input(image_shape, dtype="float32", name="noisy_images"),
+            keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),
+        ]
+        embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
+        level = layers.Flatten()(embedding(inputs[1]))
+        level = make.dense(modulation_dims, activation=swish)(level)
+        if num_classes is not None:
+            num_classes = check_count("num_classes", num_classes)
+            inputs.append(keras.Input((), dtype="int32", name="labels"))
+            level = level + make.embedding(num_classes + 1, modulation_dims)(inputs[2])
+        level = make.dense(modulation_dims, activation=swish)(level)
+
+        def block(x: Any, filters: int) -> Any:
+            shortcut = x if x.shape[-1] == filters else make.conv(filters, 1)(x)
+            x = make.conv(filters, 3)(make.normalization(momentum=0.95)(x))
+            scale, shift = (
+                make.dense(filters, kernel_initializer="zeros", bias_initializer=start)(level)
+                for start in ("ones", "zeros")
+            )
+            x = swish(x * scale[:, None, None] + shift[:, None, None])
+            return make.conv(filters, 3)(x) + shortcut
+
+        def upsample(x: Any, filters: int) -> Any:
+            return make.upsample(2, "bilinear")(make.conv(filters, 1)(x))
+
+        x = make.conv(widths[0], 3)(inputs[0])
+        x = _u_net(x, widths, check_count("block_depth", block_depth), block, upsample)
+        super().__init__(inputs, make.last_conv(image_shape[-1], 3)(x), name=name)
+        self._keep(
+            image_shape=image_shape,
+            widths=widths,
+            block_depth=block_depth,
+            num_classes=num_classes,
+            embedding_dims=embedding_dims,
+            max_frequency=max_frequency,
+            modulation_dims=modulation_dims,
+            seed=make.seed,
+            dtype=make.dtype,
+        )
 
 
 def swish(x: Any) -> Any:
@@ -182,7 +304,8 @@ def swish(x: Any) -> Any:
     return x * ops.sigmoid(x)
 
 
-def _check_levels_fit(image_shape: tuple[int, ...], widths: tuple[int, ...]) -> None:
+def _check_sizes(image_shape: Any, widths: Any) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    image_shape, widths = check_image_shape(image_shape), check_integers("widths", widths)
     multiple = 2 ** (len(widths) - 1)
     height, width, _ = image_shape
     if height % multiple or width % multiple:
@@ -192,53 +315,60 @@ def _check_levels_fit(image_shape: tuple[int, ...], widths: tuple[int, ...]) -> 
             f"has {len(widths)} levels (widths={widths}); the nearest that fits is "
             f"{fitting[0]}x{fitting[1]}. Received: image_shape={image_shape}"
         )
+    return image_shape, widths
 
 
-def _residual_unet(
-    noisy_images: Any,
-    embedding: Any,
-    widths: tuple[int, ...],
-    block_depth: int,
-    seed: int | None,
-    dtype: str,
-) -> Any:
-    """The predicted noises as a Keras tensor."""
-    height, width, channels = noisy_images.shape[1:]
-    seeds = iter(np.random.SeedSequence(seed).generate_state(1000)) if seed is not None else None
+class _Layers:
+    """Makes the layers of one network: of its dtype policy, and reproducible if it has a seed."""
 
-    def conv(filters: int, kernel_size: int, **kwargs: Any) -> Any:
-        initializer = keras.initializers.GlorotUniform(None if seeds is None else int(next(seeds)))
-        kwargs = {"kernel_initializer": initializer, "dtype": dtype, **kwargs}
+    def __init__(self, seed: int | None, dtype: Any) -> None:
+        self.seed = check_seed(seed)
+        self.dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
+        # None for None: Keras's global seed.
+        states = None if seed is None else np.random.SeedSequence(self.seed).generate_state(1000)
+        self.seeds = itertools.repeat(None) if states is None else map(int, states)
+
+    def _glorot(self) -> Any:
+        return keras.initializers.GlorotUniform(next(self.seeds))
+
+    def conv(self, filters: int, kernel_size: int, **kwargs: Any) -> Any:
+        kwargs = {"kernel_initializer": self._glorot(), "dtype": self.dtype, **kwargs}
         return layers.Conv2D(filters, kernel_size, padding="same", **kwargs)
 
-    def residual_block(x: Any, filters: int) -> Any:
-        shortcut = x if x.shape[-1] == filters else conv(filters, 1)(x)
-        x = layers.BatchNormalization(center=False, scale=False, dtype=dtype)(x)
-        x = conv(filters, 3, activation=swish)(x)
-        x = conv(filters, 3)(x)
-        return layers.Add(dtype=dtype)([x, shortcut])
+    def last_conv(self, filters: int, kernel_size: int) -> Any:
+        # Zero at first, so that training starts from nothing predicted instead of a random guess.
+        return self.conv(filters, kernel_size, kernel_initializer="zeros", dtype="float32")
 
-    embedding = layers.UpSampling2D((height, width), interpolation="nearest", dtype=dtype)(
-        embedding
-    )
-    x = conv(widths[0], 1)(noisy_images)
-    x = layers.Concatenate(dtype=dtype)([x, embedding])
+    def dense(self, units: int, **kwargs: Any) -> Any:
+        kwargs = {"kernel_initializer": self._glorot(), "dtype": self.dtype, **kwargs}
+        return layers.Dense(units, **kwargs)
 
+    def embedding(self, count: int, units: int) -> Any:
+        return layers.Embedding(count, units, "zeros", dtype=self.dtype)
+
+    def normalization(self, momentum: float = 0.99) -> Any:
+        return layers.BatchNormalization(
+            momentum=momentum, center=False, scale=False, dtype=self.dtype
+        )
+
+    def upsample(self, size: Any, interpolation: str) -> Any:
+        return layers.UpSampling2D(size, interpolation=interpolation, dtype=self.dtype)
+
+
+def _u_net(
+    x: Any, widths: tuple[int, ...], block_depth: int, block: Callable, upsample: Callable
+) -> Any:
+    """Blocks on the way down and up, each of those up beside what its twin down returned."""
     skips = []
     for filters in widths[:-1]:
         for _ in range(block_depth):
-            x = residual_block(x, filters)
+            x = block(x, filters)
             skips.append(x)
-        x = layers.AveragePooling2D(2, dtype=dtype)(x)
-
+        x = ops.average_pool(x, 2)
     for _ in range(block_depth):
-        x = residual_block(x, widths[-1])
-
+        x = block(x, widths[-1])
     for filters in reversed(widths[:-1]):
-        x = layers.UpSampling2D(2, interpolation="bilinear", dtype=dtype)(x)
+        x = upsample(x, filters)
         for _ in range(block_depth):
-            x = layers.Concatenate(dtype=dtype)([x, skips.pop()])
-            x = residual_block(x, filters)
-
-    # Zero at first, so that training starts from "no noise found" instead of a random guess.
-    return conv(channels, 1, kernel_initializer="zeros", dtype="float32")(x)
+            x = block(ops.concatenate([x, skips.pop()], axis=-1), filters)
+    return x

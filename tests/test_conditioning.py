@@ -169,6 +169,18 @@ def test_times_to_train_at(name):
         assert set(np.round(2 * drawn).ravel()) == {0, 1, 2}
 
 
+@pytest.mark.core
+def test_times_of_a_batch_are_evenly_spread():
+    part = PARTS["noise_variance"]
+    seeds = keras.random.SeedGenerator(0)
+    drawn = np.array([numpy(part.draw_times((8, 1, 1, 1), seed=seeds)).ravel() for _ in range(500)])
+    np.testing.assert_allclose(np.diff(np.sort(drawn)), 1 / 8, atol=1e-6)
+    # Each image's own times are uniform, in whatever order images come.
+    np.testing.assert_allclose(
+        np.quantile(drawn, [0.25, 0.5, 0.75], axis=0).T, [[0.25, 0.5, 0.75]] * 8, atol=0.08
+    )
+
+
 # Errors
 
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 import keras_ddim
 
+NETWORKS = keras_ddim.ResidualUNet, keras_ddim.ModulatedUNet
+
 
 def test_default_network_is_the_examples():
     network = keras_ddim.ResidualUNet((64, 64, 3))
@@ -53,11 +55,37 @@ def test_embedding_rejects(kwargs):
 def test_any_divisible_shape(height, width, channels, levels):
     multiple = 2 ** (levels - 1)
     shape = (height * multiple, width * multiple, channels)
-    network = keras_ddim.ResidualUNet(shape, widths=(4, 8, 12)[:levels], block_depth=1)
-    outputs = network([np.ones((2, *shape)), np.ones((2, 1, 1, 1))])
-    assert outputs.shape == (2, *shape)
-    # The last layer starts at zero: an untrained network finds no noise.
-    assert not np.any(np.array(outputs))
+    for make in NETWORKS:
+        network = make(shape, widths=(4, 8, 12)[:levels], block_depth=1)
+        outputs = network([np.ones((2, *shape)), np.ones((2, 1, 1, 1))])
+        assert outputs.shape == (2, *shape)
+        # The last layer starts at zero: an untrained network finds no noise.
+        assert not np.any(np.array(outputs))
+
+
+@pytest.mark.core
+def test_modulated_network_is_scaled_and_shifted_by_level_and_label():
+    network = keras_ddim.ModulatedUNet((8, 8, 1), (4, 8), num_classes=3, seed=0)
+    assert [x.name for x in network.inputs] == ["noisy_images", "noise_variances", "labels"]
+    copy = type(network).from_config(network.get_config())
+    copy.set_weights(network.get_weights())
+    rng = np.random.default_rng(0)
+    network.set_weights([w + rng.normal(size=w.shape) / 9 for w in network.get_weights()])
+    images = rng.normal(size=(4, 8, 8, 1)).astype("float32")
+    levels = np.full((4, 1, 1, 1), 0.5, "float32")
+
+    def outputs(levels=levels, labels=(0, 1, 2, 3)):
+        return keras.ops.convert_to_numpy(network([images, levels, np.array(labels, "int32")]))
+
+    differs = np.abs(outputs() - outputs(labels=(0, 1, 3, 3))).max(axis=(1, 2, 3)) > 1e-4
+    assert differs.tolist() == [False, False, True, False]
+    assert np.abs(outputs() - outputs(levels=levels + 0.1)).max() > 1e-4
+    # What is predicted before any training is nothing.
+    assert not np.any(keras.ops.convert_to_numpy(copy([images, levels, np.zeros(4, "int32")])))
+
+
+def test_default_modulated_network():
+    assert keras_ddim.ModulatedUNet((32, 32, 3)).count_params() == 586_611
 
 
 @pytest.mark.parametrize(
