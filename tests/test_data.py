@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_ddim import data
-from keras_ddim.data import FAMILIES, draw_flowers, load_images
+from keras_ddim.data import FAMILIES, PLAIN_FAMILIES, draw_flowers, load_images
 from keras_ddim.data.pipeline import with_progress
 
 
@@ -256,6 +256,14 @@ def test_transparent_pixels_do_not_colour_their_neighbours():
 
 
 # Flowers
+
+
+def test_plain_flowers():
+    train, validation = load_images("plain_flowers", 16, num_images=40, labels=True, shuffle=False)
+    assert train.class_names == validation.class_names == list(PLAIN_FAMILIES)
+    drawn, _ = draw_flowers(40, 16, seed=0, return_labels=True, plain=True)
+    images = np.concatenate([gather(train)[0], gather(validation)[0]])
+    np.testing.assert_allclose(images.mean(), drawn.mean(), atol=1e-3)
 
 
 def test_flowers_are_the_default():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_ddim.data import FAMILIES, draw_flowers
+from keras_ddim.data import FAMILIES, PLAIN_FAMILIES, draw_flowers
 
 
 def shrink(images, factor):
@@ -91,6 +91,17 @@ def test_images_of_a_family_vary():
     images, labels = draw_flowers(200, 16, seed=0, return_labels=True)
     for label in range(len(FAMILIES)):
         assert images[labels == label].std(axis=0).mean() > 0.1
+
+
+def test_plain_flowers_are_in_the_middle_of_a_plain_colour():
+    images, labels = draw_flowers(300, (16, 24), seed=0, return_labels=True, plain=True)
+    assert set(PLAIN_FAMILIES) < set(FAMILIES) and len(PLAIN_FAMILIES) >= 5
+    assert np.bincount(labels, minlength=len(PLAIN_FAMILIES)).min() > 20
+    sides = images[:, :8, [0, 1, -2, -1]]
+    assert sides.std(axis=(1, 2)).max() < 0.01  # nothing but ground, and that in one colour
+    # Grounds are of three colours, give or take the little that colours always vary.
+    assert len(np.unique(images[:, 0, 0].argsort(axis=1), axis=0)) >= 2
+    assert (images[:, 8, 12] - images[:, 0, 0]).std() > 0.1
 
 
 @pytest.mark.parametrize(

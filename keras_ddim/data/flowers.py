@@ -178,9 +178,6 @@ _FAMILIES = (
     ),
 )
 
-FAMILIES = tuple(family.name for family in _FAMILIES)
-"""Names of the flower families; the label of a picture is its index in this tuple."""
-
 # (top, bottom) of what lies behind the flower, as (hue, saturation, value).
 _BACKGROUNDS = (
     ((0.27, 0.60, 0.50), (0.30, 0.75, 0.22)),  # meadow
@@ -192,6 +189,45 @@ _BACKGROUNDS = (
     ((0.50, 0.12, 0.85), (0.52, 0.20, 0.65)),  # mist
 )
 
+
+class _Scene(NamedTuple):
+    """What is drawn: the kinds of flowers, where they are, and on what."""
+
+    families: tuple[_Family, ...]
+    backgrounds: _ColourPairs = _BACKGROUNDS
+    lights: int = 4  # in the background
+    off_centre: float = 1.0  # part of the way to the edge of the picture that flowers may be
+
+
+def _plain(family: _Family) -> _Family:
+    """The same large, seen from above, without what only some of them have."""
+    whorls = tuple(whorl for whorl in family.whorls if whorl.odds == 1)
+    radius = (0.55, 0.6) if family.stem == 1 else (0.8, 0.9)
+    return family._replace(
+        whorls=whorls, radius=radius, tilt=0.0, stem=float(family.stem == 1), petal=family.petal[:2]
+    )
+
+
+_FLOWERS = _Scene(_FAMILIES)
+_PLAIN_FLOWERS = _Scene(
+    tuple(
+        _plain(family)
+        for family in _FAMILIES
+        if family.name in ("daisy", "sunflower", "tulip", "poppy", "forget-me-not", "lily")
+    ),
+    tuple(
+        (colour, colour) for _, colour in _BACKGROUNDS[:1] + _BACKGROUNDS[2:3] + _BACKGROUNDS[5:6]
+    ),
+    lights=0,
+    off_centre=0.0,
+)
+
+FAMILIES = tuple(family.name for family in _FLOWERS.families)
+"""Names of the flower families; the label of a picture is its index in this tuple."""
+
+PLAIN_FAMILIES = tuple(family.name for family in _PLAIN_FLOWERS.families)
+"""Names of those that are drawn with `plain=True`."""
+
 _LEAF = (((0.30, 0.75, 0.30), (0.27, 0.60, 0.55)),)
 _STAMEN = (((0.16, 0.35, 0.80), (0.11, 0.85, 0.90)), ((0.00, 0.30, 0.15), (0.08, 0.60, 0.30)))
 
@@ -202,6 +238,7 @@ def draw_flowers(
     seed: int | None = None,
     return_labels: bool = False,
     dtype: str = "float32",
+    plain: bool = False,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Draws pictures of synthetic flowers.
 
@@ -214,10 +251,13 @@ def draw_flowers(
         seed: Integer. `None`, the default, draws new pictures each time.
         return_labels: Whether to return the families too. Defaults to `False`.
         dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255.
+        plain: Whether to draw only six of the eight families, large and in the middle, on one of
+            three plain colours, which a network learns in a few minutes. Defaults to `False`.
 
     Returns:
         Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
-        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.data.FAMILIES`.
+        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.data.FAMILIES`, or
+        into `keras_ddim.data.PLAIN_FAMILIES` with `plain=True`.
 
     Example:
 
@@ -235,18 +275,20 @@ def draw_flowers(
 
     # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
-    labels = (numbers[:, 0] * len(_FAMILIES)).astype(np.int32)
+    scene = _PLAIN_FLOWERS if plain else _FLOWERS
+    labels = (numbers[:, 0] * len(scene.families)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)
 
     def draw(chunk: np.ndarray) -> None:
-        canvas = _draw(_FAMILIES[labels[chunk[0]]], _Draws(numbers[chunk, 1:]), height, width)
+        family = scene.families[labels[chunk[0]]]
+        canvas = _draw(family, scene, _Draws(numbers[chunk, 1:]), height, width)
         if dtype == "uint8":
             canvas = canvas * 255 + 0.5
         images[chunk] = canvas.transpose(0, 2, 3, 1)
 
     # The pictures of a chunk are of one family, so that they share its whorls.
     step = max(1, _CHUNK_PIXELS // (height * width))
-    members = [np.flatnonzero(labels == label) for label in range(len(_FAMILIES))]
+    members = [np.flatnonzero(labels == label) for label in range(len(scene.families))]
     chunks = [same[i : i + step] for same in members for i in range(0, len(same), step)]
     # A third faster: glibc keeps freed memory for reuse once it has seen a larger array freed.
     np.empty(2**24, np.uint8)
@@ -306,7 +348,7 @@ def _rgb(colours: _Array) -> _Array:
     return np.clip(rgb, 0.0, 1.0).astype(np.float32)
 
 
-def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
+def _draw(family: _Family, scene: _Scene, draws: _Draws, height: int, width: int) -> _Array:
     """Pictures of one family, shape (images, 3, height, width), values in [0, 1]."""
     shorter = min(height, width)
     pixel = np.asarray(2.0 / shorter, np.float32)
@@ -314,12 +356,12 @@ def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
     y = ((np.arange(height, dtype=np.float32) + 0.5) * pixel - height / shorter)[:, None]
     x = ((np.arange(width, dtype=np.float32) + 0.5) * pixel - width / shorter)[None, :]
 
-    canvas = _background(draws, x, y)
+    canvas = _background(scene, draws, x, y)
     radius = draws.uniform(*family.radius)
     # Off the centre, but all in the picture.
-    slack = np.float32(0.95) - radius
-    x = x - draws.uniform(-1, 1) * (slack + np.float32(width / shorter - 1))
-    y = y - draws.uniform(-1, 1) * (slack + np.float32(height / shorter - 1))
+    slack = scene.off_centre * (np.float32(0.95) - radius)
+    x = x - draws.uniform(-1, 1) * (slack + np.float32(scene.off_centre * (width / shorter - 1)))
+    y = y - draws.uniform(-1, 1) * (slack + np.float32(scene.off_centre * (height / shorter - 1)))
     x, y, pixel = x / radius, y / radius, pixel / radius
 
     leaf = draws.colours(_LEAF)
@@ -342,14 +384,14 @@ def _draw(family: _Family, draws: _Draws, height: int, width: int) -> _Array:
     return np.clip(canvas, 0.0, 1.0, out=canvas)
 
 
-def _background(draws: _Draws, x: _Array, y: _Array) -> _Array:
+def _background(scene: _Scene, draws: _Draws, x: _Array, y: _Array) -> _Array:
     """A gradient from top to bottom with a few soft lights, shape (images, 3, height, width)."""
-    top, bottom = draws.colours(_BACKGROUNDS)
+    top, bottom = draws.colours(scene.backgrounds)
     height = (y / y[-1] + 1) / 2 if len(y) > 1 else np.zeros_like(y)
     # Gradient and lights are products of a row and a column: together one matrix product.
     rows = [top + (bottom - top) * height]
     columns = [np.ones((len(top), 1, x.shape[1]), np.float32)]
-    for _ in range(4):
+    for _ in range(scene.lights):
         size = draws.uniform(0.15, 0.5)
         strength = draws.uniform(-0.15, 0.2)[..., None] * (top + bottom)
         bump = np.exp(-(((y - draws.uniform(-1.2, 1.2)) / size) ** 2))

@@ -64,7 +64,8 @@ def _make_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:
         raise ValueError(
-            '`source` must be "flowers", an existing folder, or a name in TensorFlow Datasets. '
+            '`source` must be "flowers", "plain_flowers", an existing folder, or a name in '
+            "TensorFlow Datasets. "
             f"Received: source={name!r} ({_first_line(error)})"
         ) from None
     try:
