@@ -14,6 +14,8 @@ from keras_ddim import (
     metrics,
     noise_levels,
     plots,
+    presets,
+    recipes,
     samplers,
     sampling,
     schedules,
@@ -25,6 +27,7 @@ from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet, ResidualUNet, SinusoidalEmbedding
 from keras_ddim.normalizer import Normalizer
+from keras_ddim.recipes import recipe
 from keras_ddim.samplers import (
     DDIM,
     DDPM,
@@ -69,6 +72,9 @@ __all__ = [
     "metrics",
     "noise_levels",
     "plots",
+    "presets",
+    "recipe",
+    "recipes",
     "samplers",
     "sampling",
     "schedules",

@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_ddim import checks, sampling, schedules
+from keras_ddim import checks, presets, sampling, schedules
 from keras_ddim import conditioning as conditionings
 from keras_ddim.generator import Generator
 from keras_ddim.guard import (
@@ -172,6 +173,40 @@ class DiffusionModel(Generator, ImageTrainer):
         self.image_range = ImageRange()
         self.compiled_steps = sampling.CompiledSteps()
         self.built = True
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike[str]) -> Any:
+        """Loads a trained model that comes with the package, or any saved one.
+
+        Args:
+            preset: One of `keras_ddim.presets.names()`, such as "flowers"; or a path or address
+                that `keras.saving.load_model` takes, such as "my_model.keras" or "hf://...".
+
+        Returns:
+            The `DiffusionModel`. To train it on other images, compile it first, best with
+            `keras_ddim.recipes.compile_for`.
+
+        Raises:
+            ValueError: If there is no such preset or file, or it holds something else.
+
+        Example:
+
+        >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
+        """
+        path = presets.path_of(preset)
+        try:
+            model = keras.saving.load_model(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"`preset` must be one of {presets.names()} or a model that Keras can load. "
+                f"Received: preset={preset!r} ({error})"
+            ) from error
+        if not isinstance(model, cls):
+            raise ValueError(
+                "`preset` must be a `keras_ddim.DiffusionModel`. "
+                f"Received: preset={preset!r}, a {type(model).__name__}"
+            )
+        return model
 
     @property
     def schedule(self) -> schedules.Schedule:

@@ -6,9 +6,10 @@ from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 import keras_ddim
-from keras_ddim import checks, samplers, schedules
+from keras_ddim import checks, presets, samplers, schedules
 
 EXAMPLES = """examples:
+  keras-ddim generate flowers
   keras-ddim train
   keras-ddim generate keras-ddim-output/model.keras --times 1,0.8,0.5,0.2"""
 
@@ -47,15 +48,16 @@ class Parser(argparse.ArgumentParser):
 
     def add_data(self, part: str) -> None:
         """Adds the options for the images that a model is trained on or compared with."""
-        self.add("--data", "flowers", "'flowers', a folder, or a TensorFlow Datasets name")
+        data = "'plain_flowers', 'flowers', a folder, or a TensorFlow Datasets name"
+        self.add("--data", "plain_flowers", data)
         self.add("--data-dir", None, "folder where TensorFlow Datasets keeps its data")
         self.add("--fit", "crop", "how images get their shape", choices=("crop", "pad"))
         self.add("--validation-split", None, f"part of the images {part}", type=float)
 
     def add_sampling(self, which: str, default_times: Any, **kwargs: Any) -> None:
         """Adds the model, and the options for how it generates; see `generate_options`."""
-        saved = "a model saved by `train` or `model.save`"
-        self.add_argument("model", metavar="MODEL.keras", help=saved)
+        saved = "a model saved by `train` or `model.save`, or a preset: "
+        self.add_argument("model", metavar="MODEL", help=saved + ", ".join(presets.names()))
         which += ": how many (uniform from 1 down), or a list such as 1,0.8,0.5,0.2"
         self.add("--times", default_times, which, type=times, **kwargs)
         names = sorted(samplers.SAMPLERS)

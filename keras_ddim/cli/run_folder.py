@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_ddim import DiffusionModel, plots
+from keras_ddim import DiffusionModel, plots, presets
 from keras_ddim.files import Path
 
 MODEL, HISTORY, SETTINGS = "model.keras", "history.csv", "settings.json"
@@ -28,9 +28,10 @@ def count_epochs(folder: pathlib.Path) -> int:
 
 
 def load_model(path: Path, compile: bool = True) -> DiffusionModel:
-    """The `DiffusionModel` saved at `path`."""
+    """The `DiffusionModel` saved at `path`, or the preset of that name."""
+    path = presets.path_of(path)
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}, and no preset but {', '.join(presets.names())}")
     if not str(path).endswith(".keras") or not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a .keras file, as saved by `train` or `model.save`")
     try:

@@ -1,14 +1,18 @@
 """Trains a model on images.
 
 Leaves in the output folder, after each epoch: model.keras, history.csv and samples/ (images from
-the same noise); at the end: samples.png (64 images, ddpm at 50 times), times.png (the same noise at
+the same noise); at the end: samples.png (64 images), times.png (the same noise at
 several lists of diffusion times) and history.png. settings.json has the options, for --resume.
 
 examples:
   keras-ddim train
   keras-ddim train --data fashion_mnist --fit pad --steps-per-epoch 500 --epochs 6
   keras-ddim train --data photos/ --image-size 48x96 --flip --output photos-model
+  keras-ddim train --data photos/ --from-preset flowers --output fine-tuned
   keras-ddim train --output photos-model --resume --epochs 40
+
+The learning rate falls to zero in the last epoch. Resumed with more --epochs, it goes on as if so
+many had been planned from the beginning.
 """
 
 import argparse
@@ -19,7 +23,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ddim import DiffusionModel, ResidualUNet, callbacks, load_images, noise_levels, plots
+from keras_ddim import (
+    DiffusionModel,
+    callbacks,
+    load_images,
+    noise_levels,
+    plots,
+    presets,
+    recipes,
+)
 from keras_ddim.cli import options, run_folder
 from keras_ddim.cli.run_folder import HISTORY, MODEL, SETTINGS
 from keras_ddim.files import write_text
@@ -31,7 +43,7 @@ OF_THE_MODEL = "image_size channels widths block_depth ema prediction_type dtype
 
 
 def add_options(parser: options.Parser) -> None:
-    # The defaults give recognisable flowers in less than five minutes on two CPU cores.
+    # The defaults give flowers in less than five minutes on two CPU cores.
     add = parser.add
     parser.section("images")
     parser.add_data("kept for validation, if not as the data suggests")
@@ -39,23 +51,26 @@ def add_options(parser: options.Parser) -> None:
     add("--channels", None, "of the images, if not as in the data", type=int, choices=(1, 3, 4))
     add("--flip", False, "mirror at random", action=argparse.BooleanOptionalAction)
     add("--repetitions", 1, "passes through the data in an epoch", type=options.count)
-    add("--num-images", None, "to use, if not all (or 4000 flowers)", type=options.count)
+    add("--num-images", None, "to use, if not all (or 20000 flowers)", type=options.count)
     add("--cache", "memory", "of prepared images: 'memory', 'none', or a file name's beginning")
 
     parser.section("model")
+    preset = "model or preset to begin with; it decides on size and network: "
+    add("--from-preset", None, preset + ", ".join(presets.names()))
     add("--widths", (16, 32, 64, 128), "channels of the network's levels", type=options.widths)
     add("--block-depth", 1, "residual blocks of a level", type=options.count)
-    add("--ema", 0.999, "decay of the averaged weights", type=float)
+    add("--ema", 1.0, "largest decay of the averaged weights", type=float)
     types = noise_levels.PREDICTION_TYPES
     add("--prediction-type", "velocity", "what the network predicts", choices=types)
-    policies = "float32", "mixed_bfloat16"
-    add("--dtype-policy", "float32", "the other is faster on recent GPUs", choices=policies)
+    policies = "float32", "mixed_float16", "mixed_bfloat16"
+    add("--dtype-policy", "float32", "the others are faster on GPUs", choices=policies)
 
     parser.section("training")
-    add("--epochs", 8, "in total, also with --resume", type=options.count)
+    add("--epochs", 5, "in total, also with --resume", type=options.count)
     add("--steps-per-epoch", None, "if not once through the data", type=options.count)
-    add("--batch-size", 32, "images in a step", type=options.count)
-    add("--learning-rate", 2e-3, "of AdamW", type=options.positive_number)
+    add("--batch-size", 16, "images in a step", type=options.count)
+    rate = "at its highest; it falls to zero in the last epoch"
+    add("--learning-rate", recipes.LEARNING_RATE, rate, type=options.positive_number)
     add("--seed", 0, "makes the run reproducible", type=options.seed)
 
     parser.section("output")
@@ -67,20 +82,8 @@ def add_options(parser: options.Parser) -> None:
 
 
 def run(line: options.CommandLine) -> None:
-    args = line.over({})
+    args, model, epochs_done = start(line)
     folder = pathlib.Path(args.output)
-    path, epochs_done = folder / MODEL, 0
-    if args.resume and args.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if args.resume:
-        model, epochs_done = run_folder.load_model(path), run_folder.count_epochs(folder)
-        args = resumed(line, run_folder.read_settings(folder))
-    elif path.exists() and not args.overwrite:
-        raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
-    if epochs_done >= args.epochs:
-        done = f"{path} has been trained for {epochs_done} epochs already"
-        raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
-
     train_images, val_images = load_images(
         args.data,
         args.image_size,
@@ -88,38 +91,74 @@ def run(line: options.CommandLine) -> None:
         **{name: getattr(args, name) for name in OF_THE_DATA.split()},
     )
     image_shape = tuple(train_images.element_spec.shape[1:])
-    size = run_folder.shape_text(image_shape)
-    if not args.resume:
-        model = new_model(image_shape, args)
+    steps = args.steps_per_epoch or count_batches(train_images)
+    if model is None:
+        model = new_model(image_shape, args.epochs * steps, args)
     elif model.image_shape != image_shape:
-        others = run_folder.shape_text(model.image_shape)
-        raise ValueError(f"--data {args.data} has images of {size}, {path} generates {others}")
-    model.optimizer.learning_rate = args.learning_rate
+        sizes = [run_folder.shape_text(shape) for shape in (image_shape, model.image_shape)]
+        raise ValueError(f"--data {args.data} has images of {sizes[0]}, the model of {sizes[1]}")
+    elif not args.resume:
+        recipes.compile_for(model, args.epochs * steps, args.learning_rate)
+    else:  # as if so many epochs had been planned from the beginning
+        schedule = recipes.learning_rate_schedule(args.epochs * steps, args.learning_rate)
+        model.optimizer.learning_rate = schedule
 
     if args.overwrite:  # what would otherwise be taken for the results of this run
         for old_path in [old_path for name in RESULTS for old_path in folder.glob(name)]:
             old_path.unlink()
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "resume", "overwrite")}
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
-    steps = args.steps_per_epoch or int(train_images.cardinality())
     # Keras lists no devices of torch.
     on_torch = keras.backend.backend() == "torch"
     devices = "torch" if on_torch else ", ".join(keras.distribution.list_devices())
+    size = run_folder.shape_text(image_shape)
     print(f"data      {args.data}: {size}, batches of {args.batch_size}")
     print(f"model     {model.network.count_params():,} parameters, {args.dtype_policy}, {devices}")
-    print(f"training  epochs {epochs_done + 1} to {args.epochs}, {max(steps, 0) or '?'} steps each")
+    print(f"training  epochs {epochs_done + 1} to {args.epochs}, {steps} steps each")
     print(f"output    {folder}")
     try:
         fit(model, train_images, val_images, epochs_done, args)
         draw(model, args)
     except KeyboardInterrupt:
+        path = folder / MODEL
         kept = "before the first epoch was finished: there is no model yet."
         if path.exists():
             kept = f"{path} is the model of epoch {run_folder.count_epochs(folder)}"
             kept += "; --resume continues from there."
         raise KeyboardInterrupt(f"Interrupted: {kept}") from None
     print("Done:", *(f"  {folder / name}" for name in RESULTS), sep="\n")
-    print(f"Next: keras-ddim generate {path} --times 1,0.8,0.5,0.2")
+    print(f"Next: keras-ddim generate {folder / MODEL} --times 1,0.8,0.5,0.2")
+
+
+def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel | None, int]:
+    """Options, the model that is continued or fine-tuned if any, and the epochs it has had."""
+    args = line.over({})
+    folder = pathlib.Path(args.output)
+    path, model, epochs_done = folder / MODEL, None, 0
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if args.resume:
+        model, epochs_done = run_folder.load_model(path), run_folder.count_epochs(folder)
+        args = resumed(line, run_folder.read_settings(folder))
+    elif path.exists() and not args.overwrite:
+        raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
+    elif args.from_preset:
+        for name in set(OF_THE_MODEL.split()) & set(line.given):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is that of the model with --from-preset; leave it out")
+        model = run_folder.load_model(args.from_preset, compile=False)
+        *args.image_size, args.channels = model.image_shape
+        args.dtype_policy = model.network.dtype_policy.name
+    if epochs_done >= args.epochs:
+        done = f"{path} has been trained for {epochs_done} epochs already"
+        raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
+    return args, model, epochs_done
+
+
+def count_batches(images: Any) -> int:
+    """Batches in an epoch; where nobody knows, as files may be unreadable, they are counted."""
+    count = int(images.cardinality())
+    return count if count > 0 else sum(1 for _ in images)
 
 
 def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Namespace:
@@ -133,13 +172,20 @@ def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Nam
     return args
 
 
-def new_model(image_shape: tuple[int, int, int], args: argparse.Namespace) -> DiffusionModel:
-    common = {"seed": args.seed, "dtype": args.dtype_policy}
-    network = ResidualUNet(image_shape, args.widths, args.block_depth, **common)
-    predicted = args.prediction_type
-    model = DiffusionModel(network=network, ema=args.ema, prediction_type=predicted, **common)
-    model.compile()
-    return model
+def new_model(
+    image_shape: tuple[int, int, int], num_steps: int, args: argparse.Namespace
+) -> DiffusionModel:
+    return recipes.recipe(
+        image_shape,
+        num_steps,
+        widths=args.widths,
+        block_depth=args.block_depth,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        ema=args.ema,
+        prediction_type=args.prediction_type,
+        dtype=args.dtype_policy,
+    )
 
 
 def fit(
@@ -164,8 +210,7 @@ def fit(
 
 def draw(model: DiffusionModel, args: argparse.Namespace) -> None:
     folder = pathlib.Path(args.output)
-    # Fresh noise in each step corrects what a network that has seen little of the data gets wrong.
-    samples = model.generate(64, 50, sampler="ddpm", clip=True, seed=args.seed)
+    samples = model.generate(64, seed=args.seed)
     plots.plot_images(samples, path=folder / "samples.png")
     rows = [model.generate(8, times, seed=args.seed, verbose=0) for times in args.times]
     labels = [plots.times_label(times) for times in args.times]

@@ -58,7 +58,7 @@ def load_images(
         seed: Integer for drawing flowers, splitting, shuffling and flipping reproducibly. With
             `None`, the default, only shuffling and flipping differ between runs.
         num_images: How many images to use, for training and validation together. `None`, the
-            default, for all; 4,000 of the flowers.
+            default, for all; 20,000 of the flowers.
         data_dir: Folder in which TensorFlow Datasets keeps its data, or `None` for its default.
 
     Returns:
@@ -119,7 +119,7 @@ def load_images(
     )
     class_names = None
     if isinstance(source, str) and source in ("flowers", "plain_flowers"):
-        plain, count = source == "plain_flowers", num_images or 4000
+        plain, count = source == "plain_flowers", num_images or 20_000
         source = draw_flowers(count, (height, width), seed or 0, True, "uint8", plain)
         class_names = list(PLAIN_FAMILIES if plain else FAMILIES)
     if not isinstance(source, (str, os.PathLike)):

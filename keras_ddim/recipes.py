@@ -1,0 +1,122 @@
+"""The recipe: network, schedule, loss and optimizer that make the best pictures in a given time."""
+
+from typing import Any
+
+import keras
+
+from keras_ddim.checks import check_count
+from keras_ddim.model import DiffusionModel
+from keras_ddim.networks import ModulatedUNet
+from keras_ddim.schedules import CosineSchedule
+
+LEARNING_RATE = 2e-3
+
+
+def recipe(
+    image_shape: tuple[int, int, int],
+    num_steps: int,
+    *,
+    widths: tuple[int, ...] = (16, 32, 64, 128),
+    block_depth: int = 1,
+    num_classes: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> DiffusionModel:
+    """A compiled `DiffusionModel` by the recipe that won the comparison of many.
+
+    It is what `keras-ddim train` trains: a `ModulatedUNet` that predicts velocities, a cosine
+    schedule down to a noise rate of 0.1, the squared error, AdamW with clipped gradients and the
+    `learning_rate_schedule`, and an average of the weights over the last tenth of the run. With
+    batches of 16 it makes better pictures in a tenth of the time than
+    `DiffusionModel(image_shape)`, which is the published example; start from that one where
+    results are to compare with the example's.
+
+    Args:
+        image_shape: (height, width, channels) of the images.
+        num_steps: Number of batches that it will be trained on, in all; from it follows when the
+            learning rate falls.
+        widths: Channels of the network's levels; twice as many want about ten times the training.
+            Defaults to (16, 32, 64, 128).
+        block_depth: Residual blocks of each level and direction. Defaults to 1.
+        num_classes: Number of classes, for a model with labels. Defaults to None.
+        learning_rate: The highest of the run. Defaults to 2e-3.
+        seed: Integer that makes initial weights, training and generation reproducible.
+        **kwargs: Further arguments of `DiffusionModel`, which may replace those of the recipe.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    ```python
+    train_images, val_images = keras_ddim.load_images("photos", 32, batch_size=16, repetitions=100)
+    epochs = 10
+    model = keras_ddim.recipe((32, 32, 3), num_steps=epochs * len(train_images))
+    model.fit(train_images, validation_data=val_images, epochs=epochs)
+    ```
+    """
+    network = ModulatedUNet(
+        image_shape, widths, block_depth, num_classes, seed=seed, dtype=kwargs.get("dtype")
+    )
+    arguments = {
+        "schedule": CosineSchedule(0.02, 0.995),
+        "ema": 1.0,
+        "prediction_type": "velocity",
+        **kwargs,
+    }
+    model = DiffusionModel(image_shape, network, seed=seed, **arguments)
+    compile_for(model, num_steps, learning_rate)
+    return model
+
+
+def compile_for(
+    model: DiffusionModel, num_steps: int, learning_rate: float = LEARNING_RATE
+) -> None:
+    """Compiles a model with the recipe's loss and optimizer, such as a preset to be fine-tuned.
+
+    Args:
+        model: The model. It goes on from the averaged weights, with a new average.
+        num_steps: Number of batches that it will be trained on, in all.
+        learning_rate: The highest of the run. Defaults to 2e-3.
+
+    Example:
+
+    ```python
+    model = keras_ddim.DiffusionModel.from_preset("flowers")
+    keras_ddim.recipes.compile_for(model, num_steps=1000)
+    ```
+    """
+    optimizer = keras.optimizers.AdamW(
+        learning_rate_schedule(num_steps, learning_rate),
+        weight_decay=1e-4,
+        beta_2=0.99,
+        global_clipnorm=1.0,
+    )
+    model.compile(optimizer, loss="mean_squared_error")
+    model.network.set_weights(model.ema_network.get_weights())
+    model.ema_steps.assign(0)
+
+
+def learning_rate_schedule(
+    num_steps: int, learning_rate: float = LEARNING_RATE
+) -> keras.optimizers.schedules.CosineDecay:
+    """Up from zero in the first twentieth of the steps, then down to zero along a cosine.
+
+    Args:
+        num_steps: Number of steps in all. A model that has done some of them goes on from there;
+            to train it for longer than was planned, set the schedule of the longer run as
+            `model.optimizer.learning_rate`.
+        learning_rate: The highest. Defaults to 2e-3.
+
+    Reference:
+        [Loshchilov & Hutter, 2016](https://arxiv.org/abs/1608.03983)
+    """
+    num_steps = check_count("num_steps", num_steps)
+    warm_up = num_steps // 20
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warm_up else learning_rate,
+        decay_steps=num_steps - warm_up,
+        warmup_target=learning_rate if warm_up else None,
+        warmup_steps=warm_up,
+    )
