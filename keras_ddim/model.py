@@ -193,18 +193,14 @@ class DiffusionModel(Generator, ImageTrainer):
 
         >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
         """
-        path = presets.path_of(preset)
+        allowed = f"`preset` must be one of {presets.names()} or a saved `DiffusionModel`."
         try:
-            model = keras.saving.load_model(path)
+            model = keras.saving.load_model(presets.path_of(preset))
         except (ValueError, OSError) as error:
-            raise ValueError(
-                f"`preset` must be one of {presets.names()} or a model that Keras can load. "
-                f"Received: preset={preset!r} ({error})"
-            ) from error
+            raise ValueError(f"{allowed} Received: preset={str(preset)!r}") from error
         if not isinstance(model, cls):
             raise ValueError(
-                "`preset` must be a `keras_ddim.DiffusionModel`. "
-                f"Received: preset={preset!r}, a {type(model).__name__}"
+                f"{allowed} Received: preset={str(preset)!r}, a {type(model).__name__}"
             )
         return model
 

@@ -12,14 +12,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_ddim"
 FLOORS = [
     {"checks", "parts", "files", "progress"},
     {"noise_levels"},
-    {"schedules", "normalizer", "networks", "plots"},
+    {"schedules", "normalizer", "networks", "plots", "presets"},
     {"times", "conditioning", "samplers", "encoders", "metrics"},
     {"denoisers"},
     {"sampling"},
     {"guard", "generator"},
     {"trainer"},
     {"model"},
-    {"evaluation", "callbacks"},
+    {"evaluation", "callbacks", "recipes"},
     {"cli", "__main__"},
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,85 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_ddim
+from keras_ddim import recipes
+
+
+def rates(schedule, steps):
+    return [float(keras.ops.convert_to_numpy(schedule(step))) for step in steps]
+
+
+@pytest.mark.core
+def test_learning_rate_rises_and_falls_to_zero():
+    schedule = recipes.learning_rate_schedule(200, learning_rate=0.5)
+    start, warm, middle, end = rates(schedule, [0, 10, 105, 200])
+    assert start == 0 and end < 1e-6
+    np.testing.assert_allclose([warm, middle], [0.5, 0.25], rtol=1e-3)
+    # Of a run without room for a warm-up.
+    np.testing.assert_allclose(rates(recipes.learning_rate_schedule(2, 0.5), [0, 1]), [0.5, 0.25])
+
+
+def test_longer_run_goes_on_as_if_planned_from_the_beginning(images):
+    model = keras_ddim.recipe((8, 8, 3), num_steps=4, widths=(8,), seed=0)
+    model.fit(images[:20], batch_size=5, verbose=0)
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) < 1e-6
+    model.optimizer.learning_rate = recipes.learning_rate_schedule(8, learning_rate=0.5)
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    np.testing.assert_allclose(rate, 0.25, rtol=1e-3)
+
+
+@pytest.mark.core
+def test_recipe_is_compiled_trained_and_saved(images, tmp_path):
+    model = keras_ddim.recipe((8, 8, 3), num_steps=20, widths=(8, 8), seed=0, name="small")
+    before = model.evaluate(images, verbose=0)[0]
+    model.fit(images, batch_size=8, epochs=4, verbose=0)
+    assert model.evaluate(images, verbose=0)[0] < before
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.name == "small" and isinstance(loaded.network, keras_ddim.ModulatedUNet)
+    np.testing.assert_allclose(
+        loaded.generate(2, 3, seed=0), model.generate(2, 3, seed=0), atol=1e-5
+    )
+    schedule = loaded.optimizer._learning_rate
+    assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
+
+
+def test_same_seed_same_model(images):
+    models = [keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=3) for _ in range(2)]
+    for model in models:
+        model.fit(images, batch_size=8, shuffle=False, verbose=0)
+    for one, other in zip(*(model.get_weights() for model in models)):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_arguments_of_the_model_replace_those_of_the_recipe():
+    model = keras_ddim.recipe((8, 8, 1), 5, widths=(8,), prediction_type="noise", ema=0.5)
+    assert model.prediction_type == "noise" and model.ema == 0.5
+    assert model.image_shape == (8, 8, 1)
+
+
+def test_half_precision_scales_its_loss(images):
+    model = keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=0, dtype="mixed_float16")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.optimizer.learning_rate = recipes.learning_rate_schedule(5, 1e-3)
+    before = model.network.get_weights()
+    model.fit(images, batch_size=8, verbose=0)
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, model.network.get_weights()))
+    assert np.isfinite(model.generate(2, 3, seed=0)).all()
+
+
+def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
+    model = type(trained_model).from_config(trained_model.get_config())
+    model.set_weights(trained_model.get_weights())
+    recipes.compile_for(model, num_steps=8)
+    for averaged, weight in zip(model.ema_network.weights, model.network.weights):
+        np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
+    model.fit(images, batch_size=8, verbose=0)
+    assert int(model.ema_steps.numpy()) == 5
+
+
+@pytest.mark.parametrize("num_steps", [0, 2.5, None])
+def test_number_of_steps_is_checked(num_steps):
+    with pytest.raises(ValueError, match=r"`num_steps` must be an integer.*Received"):
+        keras_ddim.recipe((8, 8, 3), num_steps, widths=(8,))
