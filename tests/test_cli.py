@@ -93,10 +93,11 @@ def test_its_pictures_have_their_sizes(trained):
 
 def test_the_model_is_the_one_described(trained):
     model = keras.saving.load_model(trained / "model.keras")
-    network = keras_ddim.ResidualUNet((8, 8, 3), widths=(8,), block_depth=1)
+    network = keras_ddim.ModulatedUNet((8, 8, 3), widths=(8,), block_depth=1)
     assert model.image_shape == (8, 8, 3)
     assert model.network.count_params() == network.count_params()
-    assert model.ema == 0.999
+    assert model.ema == 1
+    assert float(model.optimizer.learning_rate) < 1e-6  # at the end of the run
 
 
 def test_a_run_is_not_replaced_by_accident(run, capsys):
@@ -108,17 +109,19 @@ def test_a_run_is_not_replaced_by_accident(run, capsys):
 def test_resuming_continues_as_before(run, capsys):
     before = history_of(run)
     steps = int(keras.saving.load_model(run / "model.keras").optimizer.iterations)
-    assert resume(run, "--epochs", "3", "--learning-rate", "5e-4") == 0
+    assert resume(run, "--epochs", "4", "--learning-rate", "5e-4") == 0
     rows = history_of(run)
-    assert rows[:2] == before and [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert rows[:2] == before and [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     # Knows more than a network does after its first epoch.
     assert float(rows[2]["n_loss"]) < float(rows[0]["n_loss"])
     model = keras.saving.load_model(run / "model.keras")
-    assert int(model.optimizer.iterations) == 3 * steps // 2
-    assert float(model.optimizer.learning_rate) == pytest.approx(5e-4)
+    assert int(model.optimizer.iterations) == 2 * steps
+    schedule = model.optimizer._learning_rate
+    assert float(schedule(steps)) == pytest.approx(2.5e-4, rel=0.1)  # halfway
+    assert float(schedule(2 * steps)) < 1e-9
     assert (run / "samples" / "epoch_003.png").exists()
     output = capsys.readouterr().out
-    assert "epochs 3 to 3" in output and str(run / "samples.png") in output
+    assert "epochs 3 to 4" in output and str(run / "samples.png") in output
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_resuming_continues_as_before(run, capsys):
         (["--epochs", "2"], "2 epochs already"),
         (["--image-size", "16", "--epochs", "3"], "--image-size"),
         (["--widths", "8,16", "--epochs", "3"], "--widths"),
-        (["--ema", "0.9", "--epochs", "3"], "--ema is that of the model when resuming, 0.999"),
+        (["--ema", "0.9", "--epochs", "3"], "--ema is that of the model when resuming, 1.0"),
         # Although it is what would be the default of a new run.
         (["--image-size", "32", "--epochs", "3"], "8x8, not 32x32"),
     ],
@@ -328,6 +331,7 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert '"class_name": "Heun"' in (folder / "results.json").read_text()
     assert results["seed"] == 3
     # The data are those of training, and so are those kept from it.
+    assert results["data"] == "plain_flowers"
     assert results["data"] == "flowers"
     assert results["data_options"]["num_images"] == 64
     assert results["real_images"] == 8
@@ -412,7 +416,9 @@ def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):
     "arguments, message",
     [
         (["--image-size", "9", "--widths", "8,16"], "divisible by 2"),
-        (["--ema", "1"], "ema"),
+        (["--ema", "1.1"], "ema"),
+        (["--from-preset", "fowlers"], "no preset but flowers"),
+        (["--from-preset", "flowers", "--widths", "8"], "--widths"),
         (["--data", "no_such_data_set"], "no_such_data_set"),
         (["--data", "empty/"], "empty"),
         (["--validation-split", "2"], "validation_split"),
@@ -449,6 +455,21 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
     assert "Sequential" in error_of(capsys, cli.main(["generate", str(other)]))
 
     assert str(tmp_path) in error_of(capsys, cli.main(["generate", str(tmp_path)]))
+
+
+def test_fine_tuning_goes_on_from_a_preset(trained, tmp_path, capsys):
+    output = tmp_path / "fine-tuned"
+    arguments = ["--from-preset", str(trained / "model.keras"), "--num-images", "32"]
+    arguments += ["--epochs", "1", *TIMES, "--output", str(output)]
+    assert cli.main(["train", *arguments]) == 0
+    before, after = history_of(trained), history_of(output)
+    assert [row["epoch"] for row in after] == ["1"]
+    assert float(after[0]["val_loss"]) < float(before[0]["val_loss"])
+    model = keras.saving.load_model(output / "model.keras")
+    assert model.image_shape == (8, 8, 3)
+    # Its images are those of the model, whatever the default of new ones is.
+    assert json.loads((output / "settings.json").read_text())["image_size"] == [8, 8]
+    assert "32x32" in error_of(capsys, resume(output, "--epochs", "2", "--image-size", "32"))
 
 
 # The program

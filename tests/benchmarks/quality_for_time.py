@@ -1,0 +1,258 @@
+"""How good pictures are for the processor time that training takes: recipes beside each other.
+
+    python tests/benchmarks/quality_for_time.py --data flowers --seconds 490 --output quality
+    python tests/benchmarks/quality_for_time.py --recipes recipe published --seeds 0 1 2
+
+Every recipe trains from nothing for the same processor time, in turns of a hundredth of it, so that
+whatever else the machine does hits all alike; 490 seconds are five minutes of two quiet cores. Then
+it is scored: the Fréchet distance of 2,000 generated images to 2,000 held-out ones at 5, 8 and 20
+evaluations, in the features of the classifier that lies beside this file (of other data: one that
+is trained and kept in the output folder); and, at several noise levels, the squared error of the
+velocity on held-out images, which varies far less. Writes `results.jsonl`, a line for each run, and
+a grid of 64 images each; what is there already is not run again.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import keras_ddim
+from keras_ddim import (
+    DiffusionModel,
+    ModulatedUNet,
+    encoders,
+    evaluation,
+    metrics,
+    noise_levels,
+    plots,
+    recipes,
+)
+
+HERE = pathlib.Path(__file__).parent
+EVALUATIONS = 5, 8, 20
+LOG_SNR = 6, 4, 2, 0, -2, -4
+NUM_IMAGES = 2000
+WARM_UP_STEPS, TIMED_STEPS, TURNS = 5, 30, 100
+
+
+def published(image_shape, num_steps, seed):
+    """The Keras DDIM example: its network, loss, schedule, average and constant learning rate."""
+    model = DiffusionModel(image_shape, seed=seed)
+    model.compile()
+    return model
+
+
+def first_command_of_before(image_shape, num_steps, seed):
+    """What `keras-ddim train` was before the recipe."""
+    network = keras_ddim.ResidualUNet(image_shape, (16, 32, 64, 128), 1, seed=seed)
+    model = DiffusionModel(network=network, prediction_type="velocity", seed=seed)
+    model.compile(keras.optimizers.AdamW(2e-3, weight_decay=1e-4))
+    return model
+
+
+def changed(loss=None, optimizer=None, **arguments):
+    """The recipe with something else in one place."""
+
+    def make(image_shape, num_steps, seed):
+        model = keras_ddim.recipe(image_shape, num_steps, seed=seed, **arguments)
+        if loss or optimizer:
+            rates = recipes.learning_rate_schedule(num_steps)
+            model.compile(optimizer(rates) if optimizer else model.optimizer, loss or model.loss)
+        return model
+
+    return make
+
+
+def other_network(make_network):
+    def make(image_shape, num_steps, seed):
+        return changed(network=make_network(image_shape, seed))(image_shape, num_steps, seed)
+
+    return make
+
+
+RECIPES = {
+    "published": (published, 64),
+    "first command of before": (first_command_of_before, 32),
+    "recipe": (keras_ddim.recipe, 16),
+    "recipe, batches of 8": (keras_ddim.recipe, 8),
+    "recipe, batches of 32": (keras_ddim.recipe, 32),
+    "recipe, wider": (changed(widths=(16, 48, 96, 128)), 16),
+    "recipe, two blocks": (changed(block_depth=2), 16),
+    "recipe, rate 4e-3": (changed(learning_rate=4e-3), 16),
+    "recipe, rate 1e-3": (changed(learning_rate=1e-3), 16),
+    "recipe, absolute error": (changed("mean_absolute_error"), 16),
+    "recipe, predicting noise": (changed(prediction_type="noise"), 16),
+    "recipe, schedule of the example": (changed(schedule="cosine"), 16),
+    "recipe, min-SNR": (changed(loss_weighting="min_snr"), 16),
+    "recipe, average of 0.999": (changed(ema=0.999), 16),
+    "recipe, constant rate": (
+        changed(
+            optimizer=lambda _: keras.optimizers.AdamW(
+                2e-3, weight_decay=1e-4, beta_2=0.99, global_clipnorm=1.0
+            )
+        ),
+        16,
+    ),
+    "recipe, Muon": (
+        changed(optimizer=lambda rates: keras.optimizers.Muon(rates, adam_weight_decay=1e-4)),
+        16,
+    ),
+    "recipe, published network": (
+        other_network(lambda shape, seed: keras_ddim.ResidualUNet(shape, seed=seed)),
+        16,
+    ),
+    "recipe, higher frequencies": (
+        other_network(lambda shape, seed: ModulatedUNet(shape, max_frequency=1000.0, seed=seed)),
+        16,
+    ),
+}
+
+
+class Run:
+    """One recipe in training.
+
+    Attributes:
+        seconds: Processor time that its training has taken.
+    """
+
+    def __init__(self, name, seed, images, budget):
+        self.name, self.seed, self.images = name, seed, images
+        make, self.batch_size = RECIPES[name]
+        self.batches = self._batches()
+        image_shape = images.shape[1:]
+        trial = make(image_shape, 1000, seed)
+        trial.adapt(images)
+        self._train(trial, WARM_UP_STEPS)
+        step = self._train(trial, TIMED_STEPS) / TIMED_STEPS
+        self.num_steps = max(TURNS, int(budget / step))
+        self.model = make(image_shape, self.num_steps, seed)
+        self.model.adapt(images)
+        self.seconds, self.steps_done = 0.0, 0
+
+    def _batches(self):
+        rng = np.random.default_rng(self.seed)
+        while True:
+            order = rng.permutation(len(self.images))
+            for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+                yield self.images[order[start : start + self.batch_size]]
+
+    def _train(self, model, num_steps):
+        images = np.concatenate([next(self.batches) for _ in range(num_steps)])
+        start = time.process_time()
+        model.fit(images, batch_size=self.batch_size, shuffle=False, verbose=0)
+        return time.process_time() - start
+
+    def turn(self, number):
+        """A hundredth of the training; the first one's tracing is not counted."""
+        steps = self.num_steps * (number + 1) // TURNS - self.steps_done
+        if not self.steps_done:
+            self._train(self.model, min(WARM_UP_STEPS, steps))
+            steps -= min(WARM_UP_STEPS, steps)
+            self.steps_done += WARM_UP_STEPS
+        if steps > 0:
+            self.seconds += self._train(self.model, steps)
+            self.steps_done += steps
+
+
+def held_out_errors(model, images):
+    """The squared error of the velocity at fixed levels, the same noise for all models."""
+    denoiser = model.make_denoiser()
+    images = keras.ops.convert_to_numpy(model.normalizer(images))
+    noises = np.random.default_rng(0).standard_normal(images.shape).astype("float32")
+    errors = []
+    for level in LOG_SNR:
+        rates = noise_levels.rates(np.float32(level))
+        batches = []
+        for start in range(0, len(images), 100):
+            image, noise = images[start : start + 100], noises[start : start + 100]
+            pred_noises, pred_images = denoiser(noise_levels.mix(image, noise, *rates), level)
+            difference = noise_levels.target(
+                image - pred_images, noise - pred_noises, *rates, "velocity"
+            )
+            batches.append(np.mean(np.square(keras.ops.convert_to_numpy(difference))))
+        errors.append(round(float(np.mean(batches)), 4))
+    return errors
+
+
+def score(model, encoder, real, held_out, picture):
+    """Distances at each number of evaluations, errors at each level; draws a grid."""
+    distances = {}
+    for count in EVALUATIONS:
+        generated = model.generate(NUM_IMAGES, count, seed=0, batch_size=100, verbose=0)
+        features = encoders.encode(encoder, generated)
+        distances[str(count)] = round(float(metrics.frechet_distance(features, real)), 2)
+    plots.plot_images(generated[:64], path=picture)
+    return {"distances": distances, "errors": held_out_errors(model, held_out[:400])}
+
+
+def load(args):
+    """Training images, held-out ones, and the encoder."""
+    options = {"data_dir": args.data_dir, "fit": args.fit, "seed": 0}
+    train, held_out = keras_ddim.load_images(
+        args.data, args.image_size, labels=True, num_images=args.num_images, **options
+    )
+    kept = HERE / f"{args.data}.keras"
+    path = kept if kept.exists() else pathlib.Path(args.output, "classifier.keras")
+    if not path.exists():
+        keras.utils.set_random_seed(0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        repeated = train.repeat().take(2000)
+        encoders.train_classifier(repeated, held_out, len(train.class_names)).save(path)
+    everything = 10**6
+    images, held_out = (evaluation.take(part, everything) for part in (train, held_out))
+    return images, held_out, encoders.load_classifier(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="flowers")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--fit", default="crop")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--num-images", type=int)
+    parser.add_argument("--seconds", type=float, default=490.0)
+    parser.add_argument("--recipes", nargs="+", default=["recipe"], choices=RECIPES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("quality"))
+    args = parser.parse_args()
+
+    images, held_out, encoder = load(args)
+    real = metrics.Moments(encoders.encode(encoder, held_out[:NUM_IMAGES]))
+    of_real = metrics.frechet_distance(encoders.encode(encoder, images[:NUM_IMAGES]), real)
+    print(f"{len(images)} images; of real ones the distance is {of_real:.2f}", flush=True)
+    path = args.output / "results.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {(r["recipe"], r["seed"], r["seconds"]) for r in map(json.loads, lines)}
+    for seed in args.seeds:
+        names = [name for name in args.recipes if (name, seed, args.seconds) not in done]
+        runs = [Run(name, seed, images, args.seconds) for name in names]
+        for number in range(TURNS):
+            for run in runs:
+                run.turn(number)
+        for run in runs:
+            picture = args.output / f"{run.name.replace(' ', '_')}_{seed}_{args.seconds:g}.png"
+            result = {
+                "data": args.data,
+                "recipe": run.name,
+                "seed": seed,
+                "seconds": args.seconds,
+                "seconds_taken": round(run.seconds, 1),
+                "steps": run.num_steps,
+                "batch_size": run.batch_size,
+                "parameters": run.model.network.count_params(),
+                **score(run.model, encoder, real, held_out, picture),
+                "real": round(float(of_real), 2),
+                "log_snr": LOG_SNR,
+                **evaluation.environment(),
+            }
+            with open(path, "a") as file:
+                file.write(json.dumps(result) + "\n")
+            print(run.name, seed, result["distances"], result["errors"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
