@@ -29,6 +29,8 @@ class SampleGrid(keras.callbacks.Callback):
             "samples/epoch_{epoch:03d}.png". None shows the pictures in a notebook instead.
         every: Number of epochs from picture to picture. Defaults to 1.
         columns: Number of images side by side. Defaults to None: as square as it gets.
+        by_class: Whether to draw a row of `num_images` for each class of the model instead, with
+            its name. Defaults to False.
         **generate_options: Keyword arguments of `DiffusionModel.generate`. `seed` defaults to 0;
             None is a random one, drawn once. `verbose` defaults to 0.
 
@@ -46,10 +48,12 @@ class SampleGrid(keras.callbacks.Callback):
         path: Path | None = "samples/epoch_{epoch:03d}.png",
         every: int = 1,
         columns: int | None = None,
+        by_class: bool = False,
         **generate_options: Any,
     ) -> None:
         super().__init__()
         self.num_images = checks.check_count("num_images", num_images)
+        self.by_class = by_class
         self.path = None if path is None else str(path)
         self.every = checks.check_count("every", every)
         self.columns = columns if columns is None else checks.check_count("columns", columns)
@@ -69,13 +73,22 @@ class SampleGrid(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         # Refuses images that cannot be drawn.
         plots.image_grid(np.zeros((1, *self.model.image_shape)))
+        if self.by_class and not self.model.class_names:
+            raise ValueError(
+                "`by_class` must be False for a model whose network takes no labels. "
+                "Received: by_class=True"
+            )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if (epoch + 1) % self.every:
             return
-        images = self.model.generate(self.num_images, **self.generate_options)
+        options, columns, names = self.generate_options, self.columns, ()
+        if self.by_class:
+            names, columns = self.model.class_names, self.num_images
+            options = {**options, "labels": np.repeat(np.arange(len(names)), columns)}
+        images = self.model.generate(self.num_images * max(1, len(names)), **options)
         path = None if self.path is None else self.path.format(epoch=epoch + 1)
-        figure = plots.plot_images(images, self.columns, path)
+        figure = plots.plot_images(images, columns, path, row_labels=names)
         if figure is not None and "IPython" in sys.modules:
             from IPython.display import display
 

@@ -40,6 +40,16 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as a float, which must be finite and lie in [low, high]."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or not math.isfinite(value):
+        raise ValueError(
+            f"`{name}` must be a number in [{low:.4g}, {high:.4g}]. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
 def check_choice(name: str, value: Any, allowed: Any) -> Any:
     """`value`, which must be one of `allowed`."""
     if value not in allowed:
@@ -84,15 +94,17 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
 
 
 def check_network(network: Any, image_shape: Any = None) -> tuple[int, int, int]:
-    """The image shape of `network`, which must take `[noisy_images, noise level]` to noises."""
+    """The image shape of `network`: `[noisy_images, noise level]` or with labels, to noises."""
     if not isinstance(network, keras.Model):
         raise ValueError(f"`network` must be a `keras.Model`. Received: network={network!r}")
     input_shapes = [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
     output_shapes = [tuple(x.shape[1:]) for x in getattr(network, "outputs", None) or ()]
-    if len(input_shapes) != 2 or input_shapes[1] != (1, 1, 1) or output_shapes != input_shapes[:1]:
+    others = input_shapes[1:]
+    if others not in ([(1, 1, 1)], [(1, 1, 1), ()]) or output_shapes != input_shapes[:1]:
         raise ValueError(
             "`network` must take [noisy_images, noise_variances], of shapes (batch, height, width, "
-            "channels) and (batch, 1, 1, 1), to the predicted noises, of the shape of the first. "
+            "channels) and (batch, 1, 1, 1), and perhaps labels, of shape (batch,), to the "
+            "predicted noises, of the shape of the first. "
             f"Received: network with inputs {input_shapes} and outputs {output_shapes}, "
             "without the batch"
         )
@@ -105,6 +117,108 @@ def check_network(network: Any, image_shape: Any = None) -> tuple[int, int, int]
             f"Received: image_shape={image_shape}"
         )
     return image_shape
+
+
+# Labels
+
+
+def check_class_names(class_names: Any, network: Any = None) -> list[str] | None:
+    """The names of the classes; their numbers, for a `network` that only knows how many."""
+    if network is not None:
+        num_classes = getattr(network, "num_classes", None)
+        takes_labels = len(network.inputs) == 3
+        if class_names is None and takes_labels and num_classes is not None:
+            class_names = list(map(str, range(num_classes)))
+        if takes_labels != (class_names is not None):
+            raise ValueError(
+                "`class_names` must be given where `network` takes labels, and only there. "
+                f"Received: class_names={class_names}, network with {len(network.inputs)} inputs"
+            )
+        if num_classes is not None and len(class_names or ()) != num_classes:
+            raise ValueError(
+                f"`class_names` must be as many as the classes of `network`, {num_classes}. "
+                f"Received: class_names={class_names}"
+            )
+    if class_names is None:
+        return None
+    names = list(class_names) if isinstance(class_names, (list, tuple)) else []
+    if not names or not all(isinstance(n, str) for n in names) or len({*names}) < len(names):
+        raise ValueError(
+            "`class_names` must be a list of different texts, such as `class_names` of what "
+            f"`load_images(..., labels=True)` returns. Received: class_names={class_names!r}"
+        )
+    return names
+
+
+def check_labels(labels: Any, num_images: int, class_names: list[str] | None) -> np.ndarray | None:
+    """The class of each image, int32 (num_images,); that behind the last, for None, is "any".
+
+    Args:
+        labels: None, the name or number of a class, or a list of them.
+        num_images: Number of images.
+        class_names: The names, or None where there are no classes.
+    """
+    if class_names is None:
+        if labels is None:
+            return None
+        raise ValueError(
+            "`labels` must be None for a model whose network takes none. "
+            f"Received: labels={labels!r}"
+        )
+    if labels is None:
+        return np.full(num_images, len(class_names), "int32")
+    labels = _to_numpy(labels)
+    labels = labels.item() if getattr(labels, "ndim", None) == 0 else labels
+    is_list = isinstance(labels, (list, tuple, np.ndarray))
+    given = list(labels) if is_list else [labels] * num_images
+    numbers = {name.casefold(): number for number, name in reversed([*enumerate(class_names)])}
+    numbers |= {name: number for number, name in enumerate(class_names)}
+
+    def number_of(label: Any) -> int:
+        if isinstance(label, str):
+            found = numbers.get(label, numbers.get(label.casefold()))
+        else:
+            is_integer = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+            found = label if is_integer and 0 <= label < len(class_names) else None
+        if found is None:
+            listed = ", ".join(f"{number} {name!r}" for number, name in enumerate(class_names))
+            raise ValueError(
+                f"`labels` must be classes of the model, by number or name: {listed}. "
+                f"Received: {label!r}"
+            )
+        return int(found)
+
+    if len(given) != num_images:
+        raise ValueError(
+            f"`labels` must be one class, or one for each image, {num_images}. "
+            f"Received: {len(given)} labels"
+        )
+    return np.array([number_of(label) for label in given], "int32")
+
+
+def check_label_batch(name: str, labels: Any, num_images: int, class_names: list[str]) -> None:
+    """Raises unless `labels` are the classes' numbers, (num_images,)."""
+    labels = np.asarray(_to_numpy(labels))
+    allowed = f"`{name}` must be one of the {len(class_names)} classes, from 0, for each image"
+    if labels.shape not in ((num_images,), (num_images, 1)) or labels.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{allowed}, {num_images}. Received: {name} of shape {labels.shape} and dtype "
+            f"{labels.dtype}"
+        )
+    if not ((labels >= 0) & (labels < len(class_names)) & (labels % 1 == 0)).all():
+        raise ValueError(f"{allowed}. Received: values from {labels.min():g} to {labels.max():g}")
+
+
+def check_labelled(name: str, data: Any) -> None:
+    """Raises unless what `fit` takes, other than an array, has labels, as far as can be seen."""
+    spec = getattr(data, "element_spec", data)
+    if isinstance(data, keras.utils.PyDataset):
+        spec = data[0]
+    if not isinstance(spec, (tuple, list)) or len(spec) < 2 or spec[1] is None:
+        raise ValueError(
+            f"`{name}` must hold pairs (images, labels) for a model whose network takes labels, as "
+            "from `load_images(..., labels=True)`. Received: images without labels"
+        )
 
 
 # Generation

@@ -35,6 +35,8 @@ class Generator:
     schedule: Any
     conditioning: Conditioning
     prediction_type: str
+    class_names: list[str] | None
+    label_dropout: float
     ema_network: keras.Model
     normalizer: Normalizer
     compiled_steps: sampling.CompiledSteps
@@ -42,6 +44,11 @@ class Generator:
     name: str
     run_eagerly: bool
     jit_compile: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, which is the label for "any", too; 0 of a model without labels."""
+        return len(self.class_names or ())
 
     def make_denoiser(self, clip: bool | str = False) -> Denoiser:
         """The averaged network as a `keras_ddim.denoisers.Denoiser`.
@@ -79,6 +86,7 @@ class Generator:
         num_images: int,
         diffusion_times: Any = 20,
         *,
+        labels: Any = None,
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
@@ -101,6 +109,8 @@ class Generator:
             diffusion_times: Number of uniform steps (n gives 1, 1 − 1/n, …, 1/n), or any list,
                 tuple, array or tensor of times in [0, 1], in any order and spacing that the
                 sampler can follow; see `keras_ddim.times` for lists. Defaults to 20.
+            labels: Class of the images: its name (in capitals or not) or number, or a list of
+                these, one for each image. Defaults to None: none in particular.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
                 or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to
                 `keras_ddim.DDIM()`, which follows any list; "unipc" comes as near to the images
@@ -152,6 +162,7 @@ class Generator:
         if entropy is None:
             with SEED_LOCK:
                 entropy = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
+        labels = self._check_labels(labels, num_images)
         sampler = samplers_by_name.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
@@ -174,6 +185,7 @@ class Generator:
             initial_noise=initial_noise,
             batch_size=batch_size,
             watchers=[*watchers, recorder] if return_trajectory else watchers,
+            **({} if labels is None else {"labels": labels}),
         )
         if not np.isfinite(images).all():
             raise ValueError(
@@ -194,6 +206,15 @@ class Generator:
             callback(visit.step, time, noisy_images, self.denormalize(pred_images))
 
         return watch
+
+    def _check_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
+        """The number of each image's class; None for a network that takes no labels."""
+        if self.class_names and not self.label_dropout and labels is None:
+            raise ValueError(
+                "`labels` must be given to a model trained with `label_dropout=0`, which knows no "
+                "images of any class. Received: labels=None"
+            )
+        return checks.check_labels(labels, num_images, self.class_names)
 
     def _check_levels(self, sampler: Any, times: np.ndarray, levels: np.ndarray) -> None:
         """Raises where sampler or network can't work at `levels`; warns where it never learnt."""

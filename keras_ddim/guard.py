@@ -145,51 +145,70 @@ def _on_torch(model: Any, train_step: Callable, data: Any) -> dict:
         return _logged(model, logs, is_finite)
 
 
-class ImageRange(keras.metrics.Metric):
-    """Lowest and highest value of the first images out of range, for the message; else 0 and 0.
+class ValueRange(keras.metrics.Metric):
+    """Lowest and highest value of the first batch out of range, for the message; else 0 and 0.
 
-    They start as zeros and stay so for images in range, since replicas add theirs up.
+    They start as zeros and stay so for values in range, since replicas add theirs up.
+
+    Args:
+        name: Name of the metric.
+        lowest: The lowest value allowed.
+        highest: The highest.
+        allowed: What the values must be, for the message.
     """
 
-    def __init__(self, name: str = "image_range") -> None:
+    def __init__(self, name: str, lowest: float, highest: float, allowed: str) -> None:
         super().__init__(name=name)
+        self.lowest, self.highest, self.allowed = lowest, highest, allowed
         self.low = self.add_variable((), "zeros", name="low")
         self.high = self.add_variable((), "zeros", name="high")
 
     def update_state(self, low: Any, high: Any) -> None:
         before = [ops.convert_to_tensor(end) for end in (self.low, self.high)]
         is_first = ops.logical_and(before[0] == 0, before[1] == 0)
-        is_new = ops.logical_and(is_first, ops.logical_not(in_range(low, high)))
+        is_new = ops.logical_and(is_first, ops.logical_not(self.includes(low, high)))
         self.low.assign(ops.where(is_new, low, before[0]))
         self.high.assign(ops.where(is_new, high, before[1]))
+
+    def includes(self, low: Any, high: Any) -> Any:
+        """Whether the values are in range, give or take rounding; False for NaN."""
+        return ops.logical_and(
+            low >= self.lowest - RANGE_TOLERANCE, high <= self.highest + RANGE_TOLERANCE
+        )
 
     def result(self) -> Any:
         return self.low
 
 
-def range_of(images: Any) -> tuple[Any, Any]:
-    """Lowest and highest value of images, both NaN if one of them is."""
+def image_range() -> ValueRange:
+    return ValueRange("image_range", 0, 1, ALLOWED_IMAGES)
+
+
+def label_range(num_classes: int) -> ValueRange:
+    allowed = f"Labels must be integers from 0 to {num_classes - 1}"
+    return ValueRange("label_range", 0, num_classes - 1, allowed)
+
+
+def range_of(values: Any) -> tuple[Any, Any]:
+    """Lowest and highest of values, both NaN if one of them is."""
+    values = ops.cast(values, "float32")
     # Not every backend's minimum is NaN then; its sum is.
-    nan = ops.sum(images) * 0
-    return ops.min(images) + nan, ops.max(images) + nan
-
-
-def in_range(low: Any, high: Any) -> Any:
-    """Whether the values are in [0, 1], give or take rounding; False for NaN."""
-    return ops.logical_and(low >= -RANGE_TOLERANCE, high <= 1 + RANGE_TOLERANCE)
+    nan = ops.sum(values) * 0
+    return ops.min(values) + nan, ops.max(values) + nan
 
 
 def check_loss(model: Any, loss: Any) -> None:
     """Raises a `ValueError` that says why, if a loss is not finite."""
     if np.isfinite(ops.convert_to_numpy(loss)):
         return
-    low, high = (float(end.numpy()) for end in (model.image_range.low, model.image_range.high))
+    ends = [[float(end.numpy()) for end in (r.low, r.high)] for r in model.value_ranges]
     model.reset_metrics()
-    if (low, high) != (0, 0):
-        raise ValueError(
-            f"{ALLOWED_IMAGES}. Received: values from {low:g} to {high:g}. The model is as it was "
-            "before them."
-        )
+    for value_range, (low, high) in zip(model.value_ranges, ends):
+        if (low, high) != (0, 0):
+            raise ValueError(
+                f"{value_range.allowed}. Received: values from {low:g} to {high:g}. The model is "
+                "as it was before them."
+            )
     raise ValueError(
         "The loss, or a weight after the step, is not finite: training diverged. The model is as "
         "it was before that step; continue with a lower learning rate."

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -12,11 +13,9 @@ from keras_ddim import checks, presets, sampling, schedules
 from keras_ddim import conditioning as conditionings
 from keras_ddim.generator import Generator
 from keras_ddim.guard import (
-    ImageRange,
     ReplicaSeedGenerator,
-    guarded_step,
-    in_range,
-    logs_for_workers,
+    image_range,
+    label_range,
     range_of,
 )
 from keras_ddim.networks import ResidualUNet
@@ -30,7 +29,7 @@ from keras_ddim.noise_levels import (
     target,
 )
 from keras_ddim.normalizer import Normalizer
-from keras_ddim.parts import PACKAGE, without_unused
+from keras_ddim.parts import PACKAGE
 from keras_ddim.trainer import ImageTrainer
 
 
@@ -42,16 +41,15 @@ class Prediction(NamedTuple):
         log_snr: Their noise level, (batch, 1, 1, 1).
         target: What the network should predict of them, as `noisy_images`.
         prediction: What it does.
-        low: Lowest of the pixel values received, a scalar; NaN if any of them is.
-        high: Highest of them.
+        ranges: Lowest and highest of the pixel values received, scalars, NaN if any of them is;
+            and of the labels, if there are any.
     """
 
     noisy_images: Any
     log_snr: Any
     target: Any
     prediction: Any
-    low: Any
-    high: Any
+    ranges: list[tuple[Any, Any]]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -62,13 +60,15 @@ class DiffusionModel(Generator, ImageTrainer):
     the noise, conditioned on the noise level (`noise_variances`), not the time. That is why
     `generate` accepts any list of diffusion times, whatever the model was trained with.
 
-    Called on images, it mixes them with noise and predicts (a `Prediction`), with `network` when
-    training and with `ema_network` otherwise.
+    Called on images, or on (images, labels), it mixes them with noise and predicts (a
+    `Prediction`), with `network` when training and with `ema_network` otherwise.
 
     Args:
         image_shape: (height, width, channels) of the images; may be left out if `network` is
             given.
-        network: A `keras.Model` taking `[noisy_images, noise_variances]` to the predicted noise.
+        network: A `keras.Model` taking `[noisy_images, noise_variances]` to the predicted noise,
+            or `[noisy_images, noise_variances, labels]`, where a label is the number of a class or
+            their count, for "any".
             Defaults to `keras_ddim.ResidualUNet(image_shape)`, which every version of Keras that
             this package allows loads from what any other has saved. Of other networks Keras
             describes the layers in its own way, which older versions may refuse: saved models
@@ -89,6 +89,11 @@ class DiffusionModel(Generator, ImageTrainer):
         loss_weighting: The loss that the compiled one is weighted to act as: "noise", "image",
             "velocity", "truncated_snr", "min_snr" (see `keras_ddim.noise_levels.loss_weights`), or
             None. Defaults to None.
+        class_names: Names of the classes, for a network that takes labels: the model is trained on
+            (images, labels) and generates images of a class. Defaults to None: no labels; or
+            "0", "1", … for a network that knows the number of its classes.
+        label_dropout: Part of the labels that training replaces by "any", in [0, 1], so that the
+            model can generate without a label, too, and be guided. Defaults to 0.1.
         metadata: Dictionary of what else is to be known of the model, saved with it: anything that
             JSON can hold. Keys that a version of the package does not know are kept. Defaults to
             None: an empty one.
@@ -100,6 +105,7 @@ class DiffusionModel(Generator, ImageTrainer):
         ema_network: Its copy with averaged weights, used for everything but training.
         normalizer: The `keras_ddim.Normalizer`. The first `fit` adapts it.
         schedule: The schedule, which may be replaced at any time.
+        class_names: The names, or None.
         metadata: The dictionary.
 
     Raises:
@@ -132,19 +138,24 @@ class DiffusionModel(Generator, ImageTrainer):
         conditioning: Any = None,
         prediction_type: str = "noise",
         loss_weighting: str | None = None,
+        class_names: Sequence[str] | None = None,
+        label_dropout: float = 0.1,
         metadata: dict | None = None,
         **kwargs: Any,
     ) -> None:
         # Noise levels lose their digits in a half-precision policy; the network casts for itself.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(ema, (int, float)) or not 0 <= ema <= 1:
-            raise ValueError(f"`ema` must be a number in [0, 1]. Received: ema={ema!r}")
         seed = checks.check_seed(seed)
+        class_names = checks.check_class_names(class_names)
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
-            network = ResidualUNet(image_shape, seed=seed, dtype=self.dtype_policy)
+            num_classes = len(class_names) if class_names else None
+            policy = self.dtype_policy
+            network = ResidualUNet(image_shape, num_classes=num_classes, seed=seed, dtype=policy)
         self.image_shape = checks.check_network(network, image_shape)
+        self.class_names = checks.check_class_names(class_names, network)
+        self.label_dropout = checks.check_number("label_dropout", label_dropout, 0, 1)
         self.schedule = schedule
         self.conditioning = conditionings.get(conditioning)
         self.prediction_type = checks.check_choice(
@@ -152,7 +163,7 @@ class DiffusionModel(Generator, ImageTrainer):
         )
         self.loss_weighting = checks.check_choice("loss_weighting", loss_weighting, WEIGHTINGS)
         self.metadata = checks.check_metadata(metadata)
-        self.ema = float(ema)
+        self.ema = checks.check_number("ema", ema, 0, 1)
         self.seed = seed
 
         self.network = network
@@ -170,7 +181,9 @@ class DiffusionModel(Generator, ImageTrainer):
         )
         self.n_loss_tracker = keras.metrics.Mean(name="n_loss")
         self.i_loss_tracker = keras.metrics.Mean(name="i_loss")
-        self.image_range = ImageRange()
+        self.value_ranges = [image_range()]
+        if self.class_names:
+            self.value_ranges.append(label_range(self.num_classes))
         self.compiled_steps = sampling.CompiledSteps()
         self.built = True
 
@@ -215,79 +228,39 @@ class DiffusionModel(Generator, ImageTrainer):
 
     # Training
 
-    def compile(
-        self, optimizer: Any = None, loss: Any = "mean_absolute_error", **kwargs: Any
-    ) -> None:
-        """Configures training; the arguments are those of `keras.Model.compile`.
-
-        Args:
-            optimizer: Defaults to `keras.optimizers.AdamW(1e-3, weight_decay=1e-4)`.
-            loss: Loss between noises (or what else the network predicts) and their prediction.
-                Defaults to "mean_absolute_error".
-            **kwargs: As in `keras.Model.compile`.
-
-        Raises:
-            ValueError: If `loss` is None.
-        """
-        if loss is None:
-            raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
-        if optimizer is None:
-            optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
-        super().compile(optimizer, loss, **kwargs)
-        self.loss_function = keras.losses.get(loss)
-        self._jit_compile_given = kwargs.get("jit_compile", "auto")
-
-    def get_compile_config(self) -> dict:
-        config = super().get_compile_config()
-        if config:
-            # Not what "auto" came to mean on this machine: the file may be used on another.
-            config["jit_compile"] = self._jit_compile_given
-        return without_unused(config)
-
-    def compile_from_config(self, config: dict) -> None:
-        # Keras leaves this to classes with a `compile` of their own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, *args: Any) -> Any:
-        """Keras's: `call`, `compute_loss`, gradients, update; then the average. Or nothing.
-
-        Args:
-            *args: `data`, a batch as `fit` takes it; on JAX `state` and `data`.
-
-        Returns:
-            The logs; on JAX, the logs and the next state.
-        """
-        return logs_for_workers(guarded_step(self, super().train_step, *args))
-
-    def test_step(self, *args: Any) -> Any:
-        """Keras's: `call` and `compute_loss`; arguments and results are those of `train_step`."""
-        return logs_for_workers(super().test_step(*args))
-
-    def call(self, images: Any, training: bool = False) -> Prediction:
+    def call(self, inputs: Any, training: bool = False) -> Prediction:
         """Mixes images with noise at random times, and predicts what was mixed.
 
         Args:
-            images: (batch, height, width, channels), floats in [0, 1] or integers in 0..255.
+            inputs: Images (batch, height, width, channels), floats in [0, 1] or integers in
+                0..255; or a tuple of these and of labels (batch,).
             training: Whether to use `network` in training mode, or `ema_network`.
 
         Returns:
             A `Prediction`.
         """
-        pixels = checks.scale(images)
+        pixels = checks.scale(checks.images_of(inputs))
         images = self.normalizer(pixels)
         noises, diffusion_times = self.draw(images)
         log_snr = self.schedule.log_snr(diffusion_times)
         noisy_images = mix(images, noises, *rates(log_snr))
         network = self.network if training else self.ema_network
+        ranges = [range_of(pixels)]
         # Without a `NetworkDenoiser`: torch.compile can't trace code that makes layers.
-        prediction = network([noisy_images, self.conditioning(log_snr)], training=training)
+        network_inputs = [noisy_images, self.conditioning(log_snr)]
+        if self.class_names:
+            if isinstance(inputs, (tuple, list)):
+                labels = self.draw_labels(inputs[1], training)
+                ranges.append(range_of(inputs[1]))
+            else:
+                labels = ops.full((ops.shape(images)[0],), self.num_classes, "int32")
+            network_inputs.append(labels)
         return Prediction(
             noisy_images,
             log_snr,
             target(images, noises, *rates(log_snr), self.prediction_type),
-            ops.cast(prediction, "float32"),
-            *range_of(pixels),
+            ops.cast(network(network_inputs, training=training), "float32"),
+            ranges,
         )
 
     def draw(self, images: Any) -> tuple[Any, Any]:
@@ -295,6 +268,15 @@ class DiffusionModel(Generator, ImageTrainer):
         noises = keras.random.normal(ops.shape(images), seed=self.seed_generator)
         shape = (ops.shape(images)[0], 1, 1, 1)
         return noises, self.conditioning.draw_times(shape, seed=self.seed_generator)
+
+    def draw_labels(self, labels: Any, training: bool) -> Any:
+        """Labels, int32 (batch,); in training, some of them are "any" instead."""
+        # A label out of range is refused by the loss. Until then, it must not be looked up.
+        labels = ops.clip(ops.cast(ops.reshape(labels, (-1,)), "int32"), 0, self.num_classes)
+        if not training or not self.label_dropout:
+            return labels
+        numbers = keras.random.uniform(ops.shape(labels), seed=self.seed_generator)
+        return ops.where(numbers < self.label_dropout, self.num_classes, labels)
 
     def compute_loss(
         self,
@@ -312,13 +294,16 @@ class DiffusionModel(Generator, ImageTrainer):
             weights = weights[..., 0]
             sample_weight = weights if sample_weight is None else weights * sample_weight
         loss = super().compute_loss(x, y_pred.target, y_pred.prediction, sample_weight, training)
-        return ops.where(in_range(y_pred.low, y_pred.high), loss, math.nan)
+        for value_range, ends in zip(self.value_ranges, y_pred.ranges):
+            loss = ops.where(value_range.includes(*ends), loss, math.nan)
+        return loss
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Prediction, sample_weight: Any = None
     ) -> dict:
         """Adds `n_loss` and `i_loss`: the loss on the noises and on the images they leave."""
-        self.image_range.update_state(y_pred.low, y_pred.high)
+        for value_range, ends in zip(self.value_ranges, y_pred.ranges):
+            value_range.update_state(*ends)
         components, pred_components = (
             separate(y_pred.noisy_images, values, *rates(y_pred.log_snr), self.prediction_type)
             for values in (y_pred.target, y_pred.prediction)
@@ -331,7 +316,8 @@ class DiffusionModel(Generator, ImageTrainer):
 
     def get_metrics_result(self) -> dict:
         logs = super().get_metrics_result()
-        logs.pop(self.image_range.name)  # for the message of `check_loss` alone
+        for value_range in self.value_ranges:  # for the message of `check_loss` alone
+            logs.pop(value_range.name)
         return logs
 
     def averaged_weights(self, steps: Any) -> list[tuple[Any, Any]]:
@@ -367,6 +353,8 @@ class DiffusionModel(Generator, ImageTrainer):
             "conditioning": keras.saving.serialize_keras_object(self.conditioning),
             "prediction_type": self.prediction_type,
             "loss_weighting": self.loss_weighting,
+            "class_names": self.class_names,
+            "label_dropout": self.label_dropout,
             "metadata": json.loads(json.dumps(checks.check_metadata(self.metadata))),
         }
 

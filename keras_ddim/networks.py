@@ -100,6 +100,11 @@ class UNet(keras.Model):
     def _keep(self, **arguments: Any) -> None:
         self.arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that labels name; None of a network that takes none."""
+        return self.arguments["num_classes"]
+
     def get_config(self) -> dict:
         return {"name": self.name, **self.arguments}
 
@@ -128,6 +133,9 @@ class ResidualUNet(UNet):
             `2 ** (len(widths) - 1)`, not necessarily equal.
         widths: Channels of each level, from full resolution down. Defaults to (32, 64, 96, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 2.
+        num_classes: Number of classes of images, for a network with the labels as third input,
+            whose embedding is laid beside the noise level's; the label `num_classes` stands for
+            "any". Defaults to None: no labels.
         embedding_dims: Size of the noise level's embedding. Defaults to 32.
         max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 1000.
         seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
@@ -136,7 +144,7 @@ class ResidualUNet(UNet):
 
     Call arguments:
         inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
-            (batch, 1, 1, 1).
+            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
 
     Returns:
         The predicted noises, float32, shaped as `noisy_images`.
@@ -158,6 +166,7 @@ class ResidualUNet(UNet):
         image_shape: tuple[int, int, int],
         widths: tuple[int, ...] = (32, 64, 96, 128),
         block_depth: int = 2,
+        num_classes: int | None = None,
         embedding_dims: int = 32,
         max_frequency: float = 1000.0,
         *,
@@ -165,12 +174,15 @@ class ResidualUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths = _check_sizes(image_shape, widths)
+        image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
-        noisy_images = keras.Input(image_shape, dtype="float32", name="noisy_images")
-        noise_variances = keras.Input((1, 1, 1), dtype="float32", name="noise_variances")
+        inputs = _make_inputs(image_shape, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
-        level = make.upsample(image_shape[:2], "nearest")(embedding(noise_variances))
+        embeddings = [embedding(inputs[1])]
+        if num_classes is not None:
+            label = make.embedding(num_classes + 1, embedding_dims)(inputs[2])
+            embeddings.append(label[:, None, None])
+        maps = [make.upsample(image_shape[:2], "nearest")(vector) for vector in embeddings]
 
         def block(x: Any, filters: int) -> Any:
             shortcut = x if x.shape[-1] == filters else make.conv(filters, 1)(x)
@@ -181,14 +193,15 @@ class ResidualUNet(UNet):
         def upsample(x: Any, filters: int) -> Any:
             return make.upsample(2, "bilinear")(x)
 
-        x = ops.concatenate([make.conv(widths[0], 1)(noisy_images), level], axis=-1)
+        x = ops.concatenate([make.conv(widths[0], 1)(inputs[0]), *maps], axis=-1)
         x = _u_net(x, widths, check_count("block_depth", block_depth), block, upsample)
         pred_noises = make.last_conv(image_shape[-1], 1)(x)
-        super().__init__([noisy_images, noise_variances], pred_noises, name=name)
+        super().__init__(inputs, pred_noises, name=name)
         self._keep(
             image_shape=image_shape,
             widths=widths,
             block_depth=block_depth,
+            num_classes=num_classes,
             embedding_dims=embedding_dims,
             max_frequency=max_frequency,
             seed=make.seed,
@@ -255,18 +268,13 @@ class ModulatedUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths = _check_sizes(image_shape, widths)
+        image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
-        inputs = [
-            keras.Input(image_shape, dtype="float32", name="noisy_images"),
-            keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),
-        ]
+        inputs = _make_inputs(image_shape, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
         level = layers.Flatten()(embedding(inputs[1]))
         level = make.dense(modulation_dims, activation=swish)(level)
         if num_classes is not None:
-            num_classes = check_count("num_classes", num_classes)
-            inputs.append(keras.Input((), dtype="int32", name="labels"))
             level = level + make.embedding(num_classes + 1, modulation_dims)(inputs[2])
         level = make.dense(modulation_dims, activation=swish)(level)
 
@@ -304,8 +312,12 @@ def swish(x: Any) -> Any:
     return x * ops.sigmoid(x)
 
 
-def _check_sizes(image_shape: Any, widths: Any) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+def _check_sizes(
+    image_shape: Any, widths: Any, num_classes: Any
+) -> tuple[tuple[int, int, int], tuple[int, ...], int | None]:
     image_shape, widths = check_image_shape(image_shape), check_integers("widths", widths)
+    if num_classes is not None:
+        num_classes = check_count("num_classes", num_classes)
     multiple = 2 ** (len(widths) - 1)
     height, width, _ = image_shape
     if height % multiple or width % multiple:
@@ -315,7 +327,18 @@ def _check_sizes(image_shape: Any, widths: Any) -> tuple[tuple[int, int, int], t
             f"has {len(widths)} levels (widths={widths}); the nearest that fits is "
             f"{fitting[0]}x{fitting[1]}. Received: image_shape={image_shape}"
         )
-    return image_shape, widths
+    return image_shape, widths, num_classes
+
+
+def _make_inputs(image_shape: tuple[int, int, int], num_classes: int | None) -> list[Any]:
+    """Noisy images, their noise level and, where there are classes, their labels."""
+    inputs = [
+        keras.Input(image_shape, dtype="float32", name="noisy_images"),
+        keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),
+    ]
+    if num_classes is not None:
+        inputs.append(keras.Input((), dtype="int32", name="labels"))
+    return inputs
 
 
 class _Layers:

@@ -1,5 +1,6 @@
 """The recipe: network, schedule, loss and optimizer that make the best pictures in a given time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ def recipe(
     *,
     widths: tuple[int, ...] = (16, 32, 64, 128),
     block_depth: int = 1,
-    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
     learning_rate: float = LEARNING_RATE,
     seed: int | None = None,
     **kwargs: Any,
@@ -39,7 +40,7 @@ def recipe(
         widths: Channels of the network's levels; twice as many want about ten times the training.
             Defaults to (16, 32, 64, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 1.
-        num_classes: Number of classes, for a model with labels. Defaults to None.
+        class_names: Names of the classes, for a model with labels. Defaults to None.
         learning_rate: The highest of the run. Defaults to 2e-3.
         seed: Integer that makes initial weights, training and generation reproducible.
         **kwargs: Further arguments of `DiffusionModel`, which may replace those of the recipe.
@@ -56,10 +57,12 @@ def recipe(
     model.fit(train_images, validation_data=val_images, epochs=epochs)
     ```
     """
+    num_classes = None if class_names is None else len(class_names)
     network = ModulatedUNet(
         image_shape, widths, block_depth, num_classes, seed=seed, dtype=kwargs.get("dtype")
     )
     arguments = {
+        "class_names": class_names,
         "schedule": CosineSchedule(0.02, 0.995),
         "ema": 1.0,
         "prediction_type": "velocity",

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import check_choice
+from keras_ddim.checks import check_choice, check_number
 from keras_ddim.noise_levels import mix, rates
 from keras_ddim.parts import PACKAGE, Part, get_part
 
@@ -121,7 +121,7 @@ class DDIM(Sampler):
     accepts_infinite_levels = True
 
     def __init__(self, eta: float = 0.0, variance: str = "small") -> None:
-        self.eta = _check_number("eta", eta, 0, 1)
+        self.eta = check_number("eta", eta, 0, 1)
         self.variance = check_choice("variance", variance, ("small", "large"))
         self.is_stochastic = self.eta > 0
 
@@ -210,14 +210,14 @@ class Euler(Sampler):
         churn_max_sigma: float | None = None,
         noise_scale: float = 1.0,
     ) -> None:
-        self.churn = _check_number("churn", churn, 0, math.sqrt(2) - 1)
-        self.churn_min_sigma = _check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
+        self.churn = check_number("churn", churn, 0, math.sqrt(2) - 1)
+        self.churn_min_sigma = check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
         if churn_max_sigma is not None:
-            churn_max_sigma = _check_number(
+            churn_max_sigma = check_number(
                 "churn_max_sigma", churn_max_sigma, self.churn_min_sigma, math.inf
             )
         self.churn_max_sigma = churn_max_sigma
-        self.noise_scale = _check_number("noise_scale", noise_scale, 0, math.inf)
+        self.noise_scale = check_number("noise_scale", noise_scale, 0, math.inf)
         self.is_stochastic = self.churn > 0
 
     def step(
@@ -651,17 +651,7 @@ def _lagrange(nodes: Any, count: Any, points: Any) -> Any:
     return ops.prod(ops.where(is_factor, factors, 1.0), axis=-1)
 
 
-# What constructors check, and names
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> float:
-    """`value` as a float, which must be finite and lie in [low, high]."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or not math.isfinite(value):
-        raise ValueError(
-            f"`{name}` must be a number in [{low:.4g}, {high:.4g}]. Received: {name}={value!r}"
-        )
-    return float(value)
+# Names
 
 
 SAMPLERS = {

@@ -155,22 +155,26 @@ def _for_tensorflow(step: Step, run_eagerly: bool, jit_compile: bool) -> Callabl
         def __call__(self, *tensors: Any) -> tuple:
             return step(**tf.nest.pack_sequence_as(self.structure, tensors))
 
-    def of_any_batch(tensor: Any) -> tf.TensorSpec:
-        # The batch is the first dimension of all that has several.
-        shape = tensor.shape
-        return tf.TensorSpec([None, *shape[1:]] if shape.rank > 1 else shape, tensor.dtype)
+    def of_any_batch(name: str, tensor: Any) -> tf.TensorSpec:
+        # The batch is the first dimension of all that has one; in states, of all that has several.
+        shape, smallest_rank = tensor.shape, 2 if name == "state" else 1
+        has_batch = shape.rank >= smallest_rank
+        return tf.TensorSpec([None, *shape[1:]] if has_batch else shape, tensor.dtype)
 
     functions: dict[tuple, Callable] = {}
 
     def call(inputs: dict) -> tuple:
-        tensors = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(inputs)]
+        # As `tf.nest` flattens a dictionary: sorted by name.
+        leaves = [(name, x) for name in sorted(inputs) for x in tf.nest.flatten(inputs[name])]
+        tensors = [tf.convert_to_tensor(leaf) for _, leaf in leaves]
         kind = tuple(inputs), tensors[0].dtype
         if kind not in functions:
             # Without AutoGraph: there is no control flow on tensors for it to rewrite.
             function = tf.function(Trace(inputs), autograph=False, jit_compile=jit_compile)
             # One trace, called as it is: finding it anew by the types of all inputs takes longer
             # than many a step.
-            functions[kind] = function.get_concrete_function(*map(of_any_batch, tensors))
+            specs = [of_any_batch(name, tensor) for (name, _), tensor in zip(leaves, tensors)]
+            functions[kind] = function.get_concrete_function(*specs)
         return functions[kind](*tensors)
 
     return call
@@ -397,6 +401,7 @@ def check_clip(clip: Any) -> str | None:
 
 GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "diffusion_times": checks.check_diffusion_times,
+    "labels": lambda value: value,
     "sampler": samplers.get,
     "schedule": schedules.get,
     "seed": checks.check_seed,

@@ -7,7 +7,13 @@ from typing import Any
 import keras
 
 from keras_ddim import checks
-from keras_ddim.guard import StopWhereLossIsNotFinite, check_loss
+from keras_ddim.guard import (
+    StopWhereLossIsNotFinite,
+    check_loss,
+    guarded_step,
+    logs_for_workers,
+)
+from keras_ddim.parts import without_unused
 
 # Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
 IMAGES_TO_ADAPT = 100_000
@@ -15,7 +21,69 @@ BATCHES_TO_ADAPT_FROM_GENERATOR = 16
 
 
 class ImageTrainer(keras.Model):
-    """A Keras model that is trained on images, with an `image_shape` and a `normalizer`."""
+    """A Keras model that is trained on images, with an `image_shape` and a `normalizer`.
+
+    With `class_names`, it is trained on images and their labels.
+    """
+
+    class_names: list[str] | None
+
+    def compile(
+        self, optimizer: Any = None, loss: Any = "mean_absolute_error", **kwargs: Any
+    ) -> None:
+        """Configures training; the arguments are those of `keras.Model.compile`.
+
+        Args:
+            optimizer: Defaults to `keras.optimizers.AdamW(1e-3, weight_decay=1e-4)`.
+            loss: Loss between noises (or what else the network predicts) and their prediction.
+                Defaults to "mean_absolute_error".
+            **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `loss` is None.
+        """
+        if loss is None:
+            raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
+        if optimizer is None:
+            optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
+        super().compile(optimizer, loss, **kwargs)
+        self.loss_function = keras.losses.get(loss)
+        self._jit_compile_given = kwargs.get("jit_compile", "auto")
+
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        if config:
+            # Not what "auto" came to mean on this machine: the file may be used on another.
+            config["jit_compile"] = self._jit_compile_given
+        return without_unused(config)
+
+    def compile_from_config(self, config: dict) -> None:
+        # Keras leaves this to classes with a `compile` of their own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, *args: Any) -> Any:
+        """Keras's: `call`, `compute_loss`, gradients, update; then the average. Or nothing.
+
+        Args:
+            *args: `data`, a batch as `fit` takes it; on JAX `state` and `data`.
+
+        Returns:
+            The logs; on JAX, the logs and the next state.
+        """
+        return logs_for_workers(guarded_step(self, super().train_step, *self._labelled(*args)))
+
+    def test_step(self, *args: Any) -> Any:
+        """Keras's: `call` and `compute_loss`; arguments and results are those of `train_step`."""
+        return logs_for_workers(super().test_step(*self._labelled(*args)))
+
+    def _labelled(self, *args: Any) -> tuple:
+        """The arguments of a step; labels, which Keras holds for targets, join the images."""
+        *state, data = args
+        if self.class_names:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            data = (x, y), y, sample_weight
+        return *state, data
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains on images; the arguments are those of `keras.Model.fit`.
@@ -23,8 +91,9 @@ class ImageTrainer(keras.Model):
         Args:
             x: Images, (batch, height, width, channels): floats in [0, 1] or integers in 0..255,
                 as an array, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator of
-                batches; or (images, labels) pairs of them. Labels are not used.
-            y: Ignored, so that `fit(images, labels)` works.
+                batches; or (images, labels) pairs of them.
+            y: Labels (batch,), numbers of classes, of images in an array. Labels, here or there,
+                are ignored if the network takes none, and needed if it does.
             *args: As in `keras.Model.fit`.
             **kwargs: As in `keras.Model.fit`.
 
@@ -32,12 +101,16 @@ class ImageTrainer(keras.Model):
             The `keras.callbacks.History`, with `loss`, `n_loss` and `i_loss`.
 
         Raises:
-            ValueError: If the images are not of `image_shape`, or out of range, or not finite; or
-                if the loss, or a weight after the step, is not finite. The model is then as it was
-                before that step.
+            ValueError: If the images are not of `image_shape`, or out of range, or not finite; if
+                labels are out of range, or missing for a network that takes them; or if the loss,
+                or a weight after the step, is not finite. The model is then as it was before that
+                step.
         """
-        x = self._prepare(x, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
-        checks.check_images("validation_data", kwargs.get("validation_data"), self.image_shape)
+        x = self._prepare(x, y, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
+        validation_data = kwargs.get("validation_data")
+        checks.check_images("validation_data", validation_data, self.image_shape)
+        if self.class_names and validation_data is not None:
+            checks.check_labelled("validation_data", validation_data)
         if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
             # Keras warns of its own default where it can't shuffle.
             kwargs.setdefault("shuffle", False)
@@ -49,7 +122,7 @@ class ImageTrainer(keras.Model):
 
         Args:
             x: Images, as in `fit`.
-            y: Ignored, so that `evaluate(images, labels)` works.
+            y: Labels, as in `fit`.
             *args: As in `keras.Model.evaluate`.
             **kwargs: As in `keras.Model.evaluate`.
 
@@ -59,20 +132,20 @@ class ImageTrainer(keras.Model):
         Raises:
             ValueError: As `fit`.
         """
-        x = self._prepare(x, kwargs.get("steps"), kwargs.get("verbose", "auto"))
+        x = self._prepare(x, y, kwargs.get("steps"), kwargs.get("verbose", "auto"))
         if "_use_cached_eval_dataset" not in kwargs:  # else as part of `fit`, which is guarded
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"))
         return super().evaluate(x, y, *args, **kwargs)
 
-    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""
-        logs = super().train_on_batch(self._prepare(x, verbose=0), *args, **kwargs)
+        logs = super().train_on_batch(self._prepare(x, y, verbose=0), y, *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
-    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The losses on a batch of images; see `keras.Model.test_on_batch`."""
-        logs = super().test_on_batch(self._prepare(x, verbose=0), *args, **kwargs)
+        logs = super().test_on_batch(self._prepare(x, y, verbose=0), y, *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
@@ -110,8 +183,8 @@ class ImageTrainer(keras.Model):
         except ValueError as error:
             raise ValueError(str(error).replace("`batches`", "`x`")) from None
 
-    def _prepare(self, x: Any, steps: int | None = None, verbose: Any = "auto") -> Any:
-        """Checks `x`, adapts the normalizer to it if nobody has, and returns it for use."""
+    def _prepare(self, x: Any, y: Any, steps: int | None = None, verbose: Any = "auto") -> Any:
+        """Checks `x` and `y`, adapts the normalizer if nobody has, and returns `x` for use."""
         if x is None:
             raise ValueError("`x` must be images, such as an array or a `tf.data.Dataset`.")
         checks.check_images("x", x, self.image_shape)
@@ -119,6 +192,10 @@ class ImageTrainer(keras.Model):
             # An array can be checked before the first step; what is not, while it is read.
             for batch in checks.batches(x):
                 checks.check_image_batch("x", batch, self.image_shape)
+        if self.class_names and hasattr(x, "shape") and y is not None:
+            checks.check_label_batch("y", y, len(x), self.class_names)
+        elif self.class_names and not isinstance(x, types.GeneratorType):
+            checks.check_labelled("x", x)
         if not self.normalizer.is_adapted:
             images = x
             if isinstance(x, types.GeneratorType):
@@ -130,8 +207,14 @@ class ImageTrainer(keras.Model):
                 print("Adapted the normalizer to the images' mean and variance.")
         if isinstance(x, (types.GeneratorType, itertools.chain)):
             # Keras takes only generators, and those only of tuples.
-            x = (batch if isinstance(batch, tuple) else (batch,) for batch in x)
+            x = (self._checked(batch if isinstance(batch, tuple) else (batch,)) for batch in x)
         return x
+
+    def _checked(self, batch: tuple) -> tuple:
+        """A generator's batch, which may turn out to lack labels."""
+        if self.class_names:
+            checks.check_labelled("x", batch)
+        return batch
 
 
 def _guarded(callbacks: Any) -> Any:
