@@ -65,6 +65,8 @@ class NetworkDenoiser(Denoiser):
             noise variance.
         prediction_type: What the network predicts: "noise", "image" or "velocity". Defaults to
             "noise".
+        preconditioning: A `keras_ddim.preconditioning.SpectralPreconditioning`, between the
+            network and what it predicts. Defaults to None.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Raises:
@@ -86,10 +88,12 @@ class NetworkDenoiser(Denoiser):
         network: keras.Model,
         conditioning: Any = None,
         prediction_type: str = "noise",
+        preconditioning: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.network = network
+        self.preconditioning = preconditioning
         self.conditioning = conditionings.get(conditioning)
         self.prediction_type = check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
 
@@ -103,7 +107,11 @@ class NetworkDenoiser(Denoiser):
         """What the network predicts, float32, as `noisy_images`; arguments as when called."""
         log_snr = ops.broadcast_to(as_float(log_snr), (ops.shape(noisy_images)[0], 1, 1, 1))
         inputs = [noisy_images, self.conditioning(log_snr)] + ([] if labels is None else [labels])
-        return ops.cast(self.network(inputs, training=training), "float32")
+        if self.preconditioning is None:
+            return ops.cast(self.network(inputs, training=training), "float32")
+        inputs[0] = self.preconditioning.whiten(noisy_images, log_snr)
+        output = ops.cast(self.network(inputs, training=training), "float32")
+        return self.preconditioning.predict(output, noisy_images, log_snr, self.prediction_type)
 
     def get_config(self) -> dict:
         return {
@@ -111,12 +119,16 @@ class NetworkDenoiser(Denoiser):
             "network": keras.saving.serialize_keras_object(self.network),
             "conditioning": keras.saving.serialize_keras_object(self.conditioning),
             "prediction_type": self.prediction_type,
+            "preconditioning": keras.saving.serialize_keras_object(self.preconditioning),
         }
 
     @classmethod
     def from_config(cls, config: dict) -> "NetworkDenoiser":
-        network = keras.saving.deserialize_keras_object(config["network"])
-        return cls(**{**config, "network": network})
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("network", "preconditioning")
+        }
+        return cls(**{**config, **parts})
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -16,6 +16,7 @@ from keras_ddim.conditioning import Conditioning
 from keras_ddim.denoisers import Clipped, Denoiser, NetworkDenoiser
 from keras_ddim.noise_levels import LEVEL_TOLERANCE
 from keras_ddim.normalizer import Normalizer
+from keras_ddim.preconditioning import SpectralPreconditioning
 from keras_ddim.progress import Progress
 
 # Two unseeded generations at once must not get the same seed.
@@ -35,6 +36,7 @@ class Generator:
     schedule: Any
     conditioning: Conditioning
     prediction_type: str
+    preconditioning: SpectralPreconditioning | None
     class_names: list[str] | None
     label_dropout: float
     ema_network: keras.Model
@@ -56,9 +58,14 @@ class Generator:
         Args:
             clip: As in `generate`. Defaults to False.
         """
-        denoiser = NetworkDenoiser(self.ema_network, self.conditioning, self.prediction_type)
+        denoiser = self._denoise_with(self.ema_network)
         method = sampling.check_clip(clip)
         return Clipped(denoiser, self.normalizer, method) if method else denoiser
+
+    def _denoise_with(self, network: keras.Model) -> NetworkDenoiser:
+        return NetworkDenoiser(
+            network, self.conditioning, self.prediction_type, self.preconditioning
+        )
 
     def make_step(self, sampler: Any = None, clip: bool | str = False) -> sampling.CompiledStep:
         """A sampler's step on the averaged network, compiled; the last few are kept.

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_ddim import checks, presets, sampling, schedules
 from keras_ddim import conditioning as conditionings
+from keras_ddim import preconditioning as preconditionings
 from keras_ddim.generator import Generator
 from keras_ddim.guard import (
     ReplicaSeedGenerator,
@@ -94,6 +95,9 @@ class DiffusionModel(Generator, ImageTrainer):
             "0", "1", … for a network that knows the number of its classes.
         label_dropout: Part of the labels that training replaces by "any", in [0, 1], so that the
             model can generate without a label, too, and be guided. Defaults to 0.1.
+        preconditioning: "spectral", to have the network predict only what the best linear denoiser
+            leaves over (`keras_ddim.preconditioning.SpectralPreconditioning`), or None. Defaults to
+            None.
         metadata: Dictionary of what else is to be known of the model, saved with it: anything that
             JSON can hold. Keys that a version of the package does not know are kept. Defaults to
             None: an empty one.
@@ -103,7 +107,8 @@ class DiffusionModel(Generator, ImageTrainer):
     Attributes:
         network: The network being trained.
         ema_network: Its copy with averaged weights, used for everything but training.
-        normalizer: The `keras_ddim.Normalizer`. The first `fit` adapts it.
+        normalizer: The `keras_ddim.Normalizer`. The first `fit` adapts it, and with it
+            `preconditioning`.
         schedule: The schedule, which may be replaced at any time.
         class_names: The names, or None.
         metadata: The dictionary.
@@ -140,6 +145,7 @@ class DiffusionModel(Generator, ImageTrainer):
         loss_weighting: str | None = None,
         class_names: Sequence[str] | None = None,
         label_dropout: float = 0.1,
+        preconditioning: Any = None,
         metadata: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -173,6 +179,9 @@ class DiffusionModel(Generator, ImageTrainer):
         self.ema_network.set_weights(network.get_weights())
         self.ema_network.trainable = False
         self.normalizer = Normalizer(self.image_shape[-1])
+        self.preconditioning = preconditionings.get(preconditioning, self.image_shape)
+        # Not made when called, which torch.compile can't trace; methods, so that they aren't saved.
+        self.predictors = [self._denoise_with(n).predict for n in (self.ema_network, network)]
         self.seed_generator = ReplicaSeedGenerator(seed)
         self.generation_seed_generator = keras.random.SeedGenerator(seed)
         # Not the optimizer's count of steps: compiling anew must not restart the average.
@@ -244,22 +253,20 @@ class DiffusionModel(Generator, ImageTrainer):
         noises, diffusion_times = self.draw(images)
         log_snr = self.schedule.log_snr(diffusion_times)
         noisy_images = mix(images, noises, *rates(log_snr))
-        network = self.network if training else self.ema_network
         ranges = [range_of(pixels)]
-        # Without a `NetworkDenoiser`: torch.compile can't trace code that makes layers.
-        network_inputs = [noisy_images, self.conditioning(log_snr)]
+        labels = None
         if self.class_names:
             if isinstance(inputs, (tuple, list)):
                 labels = self.draw_labels(inputs[1], training)
                 ranges.append(range_of(inputs[1]))
             else:
                 labels = ops.full((ops.shape(images)[0],), self.num_classes, "int32")
-            network_inputs.append(labels)
+        predict = self.predictors[bool(training)]
         return Prediction(
             noisy_images,
             log_snr,
             target(images, noises, *rates(log_snr), self.prediction_type),
-            ops.cast(network(network_inputs, training=training), "float32"),
+            predict(noisy_images, log_snr, labels, training=training),
             ranges,
         )
 
@@ -352,6 +359,7 @@ class DiffusionModel(Generator, ImageTrainer):
             "seed": self.seed,
             "conditioning": keras.saving.serialize_keras_object(self.conditioning),
             "prediction_type": self.prediction_type,
+            "preconditioning": keras.saving.serialize_keras_object(self.preconditioning),
             "loss_weighting": self.loss_weighting,
             "class_names": self.class_names,
             "label_dropout": self.label_dropout,

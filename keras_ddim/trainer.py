@@ -157,7 +157,7 @@ class ImageTrainer(keras.Model):
         )
 
     def adapt(self, x: Any, steps: int | None = None) -> None:
-        """Sets the normalizer to the mean and variance of the images, for each channel.
+        """Sets the normalizer, and the preconditioning if any, to what the images are like.
 
         Args:
             x: Images in any form that `fit` takes.
@@ -180,6 +180,8 @@ class ImageTrainer(keras.Model):
 
         try:
             self.normalizer.adapt(first_batches())
+            if self.preconditioning is not None:
+                self.preconditioning.adapt(map(self.normalizer, first_batches()))
         except ValueError as error:
             raise ValueError(str(error).replace("`batches`", "`x`")) from None
 

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_ddim"
 FLOORS = [
     {"checks", "parts", "files", "progress"},
     {"noise_levels"},
-    {"schedules", "normalizer", "networks", "plots", "presets"},
+    {"schedules", "normalizer", "preconditioning", "networks", "plots", "presets"},
     {"times", "conditioning", "samplers", "encoders", "metrics"},
     {"denoisers"},
     {"sampling"},
