@@ -93,27 +93,34 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def check_network(network: Any, image_shape: Any = None) -> tuple[int, int, int]:
-    """The image shape of `network`: `[noisy_images, noise level]` or with labels, to noises."""
+def check_network(
+    network: Any, image_shape: Any = None, images_seen: int = 1
+) -> tuple[int, int, int]:
+    """The image shape of `network`: `[noisy_images, noise level]` or with labels, to noises.
+
+    Of `images_seen` images, laid over each other, the first input has the channels.
+    """
     if not isinstance(network, keras.Model):
         raise ValueError(f"`network` must be a `keras.Model`. Received: network={network!r}")
     input_shapes = [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
     output_shapes = [tuple(x.shape[1:]) for x in getattr(network, "outputs", None) or ()]
     others = input_shapes[1:]
-    if others not in ([(1, 1, 1)], [(1, 1, 1), ()]) or output_shapes != input_shapes[:1]:
+    seen = [(*shape[:2], shape[2] * images_seen) for shape in output_shapes if len(shape) == 3]
+    if others not in ([(1, 1, 1)], [(1, 1, 1), ()]) or input_shapes[:1] != seen:
+        channels = "channels" if images_seen == 1 else f"{images_seen} * channels"
         raise ValueError(
             "`network` must take [noisy_images, noise_variances], of shapes (batch, height, width, "
-            "channels) and (batch, 1, 1, 1), and perhaps labels, of shape (batch,), to the "
-            "predicted noises, of the shape of the first. "
+            f"{channels}) and (batch, 1, 1, 1), and perhaps labels, of shape (batch,), to the "
+            "predicted noises, of shape (batch, height, width, channels). "
             f"Received: network with inputs {input_shapes} and outputs {output_shapes}, "
             "without the batch"
         )
     if image_shape is None:
-        return check_image_shape(input_shapes[0])
+        return check_image_shape(output_shapes[0])
     image_shape = check_image_shape(image_shape)
-    if any(size not in (None, wanted) for size, wanted in zip(input_shapes[0], image_shape)):
+    if any(size not in (None, wanted) for size, wanted in zip(output_shapes[0], image_shape)):
         raise ValueError(
-            f"`image_shape` must be that of `network`, {input_shapes[0]}. "
+            f"`image_shape` must be that of `network`, {output_shapes[0]}. "
             f"Received: image_shape={image_shape}"
         )
     return image_shape

@@ -31,6 +31,7 @@ from keras_ddim.noise_levels import (
 )
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.parts import PACKAGE
+from keras_ddim.preconditioning import SpectralPreconditioning
 from keras_ddim.trainer import ImageTrainer
 
 
@@ -96,8 +97,8 @@ class DiffusionModel(Generator, ImageTrainer):
         label_dropout: Part of the labels that training replaces by "any", in [0, 1], so that the
             model can generate without a label, too, and be guided. Defaults to 0.1.
         preconditioning: "spectral", to have the network predict only what the best linear denoiser
-            leaves over (`keras_ddim.preconditioning.SpectralPreconditioning`), or None. Defaults to
-            None.
+            leaves over (`keras_ddim.preconditioning.SpectralPreconditioning`), or None. `network`
+            must then have been made with `images_seen=2`. Defaults to None.
         metadata: Dictionary of what else is to be known of the model, saved with it: anything that
             JSON can hold. Keys that a version of the package does not know are kept. Defaults to
             None: an empty one.
@@ -153,13 +154,20 @@ class DiffusionModel(Generator, ImageTrainer):
         super().__init__(autocast=False, **kwargs)
         seed = checks.check_seed(seed)
         class_names = checks.check_class_names(class_names)
+        images_seen = 1 if preconditioning is None else SpectralPreconditioning.images_seen
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
             num_classes = len(class_names) if class_names else None
             policy = self.dtype_policy
-            network = ResidualUNet(image_shape, num_classes=num_classes, seed=seed, dtype=policy)
-        self.image_shape = checks.check_network(network, image_shape)
+            network = ResidualUNet(
+                image_shape,
+                num_classes=num_classes,
+                images_seen=images_seen,
+                seed=seed,
+                dtype=policy,
+            )
+        self.image_shape = checks.check_network(network, image_shape, images_seen)
         self.class_names = checks.check_class_names(class_names, network)
         self.label_dropout = checks.check_number("label_dropout", label_dropout, 0, 1)
         self.schedule = schedule

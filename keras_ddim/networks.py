@@ -136,6 +136,8 @@ class ResidualUNet(UNet):
         num_classes: Number of classes of images, for a network with the labels as third input,
             whose embedding is laid beside the noise level's; the label `num_classes` stands for
             "any". Defaults to None: no labels.
+        images_seen: Number of images that it is given to predict from, laid over each other as
+            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
         embedding_dims: Size of the noise level's embedding. Defaults to 32.
         max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 1000.
         seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
@@ -167,6 +169,7 @@ class ResidualUNet(UNet):
         widths: tuple[int, ...] = (32, 64, 96, 128),
         block_depth: int = 2,
         num_classes: int | None = None,
+        images_seen: int = 1,
         embedding_dims: int = 32,
         max_frequency: float = 1000.0,
         *,
@@ -176,7 +179,7 @@ class ResidualUNet(UNet):
     ) -> None:
         image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
-        inputs = _make_inputs(image_shape, num_classes)
+        inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
         embeddings = [embedding(inputs[1])]
         if num_classes is not None:
@@ -202,6 +205,7 @@ class ResidualUNet(UNet):
             widths=widths,
             block_depth=block_depth,
             num_classes=num_classes,
+            images_seen=images_seen,
             embedding_dims=embedding_dims,
             max_frequency=max_frequency,
             seed=make.seed,
@@ -228,6 +232,8 @@ class ModulatedUNet(UNet):
         block_depth: Residual blocks of each level and direction. Defaults to 1.
         num_classes: Number of classes of images, for a network with the labels as third input; the
             label `num_classes` stands for "any". Defaults to None: no labels.
+        images_seen: Number of images that it is given to predict from, laid over each other as
+            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
         embedding_dims: Size of the noise level's embedding. Defaults to 32.
         max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 32.
         modulation_dims: Width of the dense layers. Defaults to 128.
@@ -260,6 +266,7 @@ class ModulatedUNet(UNet):
         widths: tuple[int, ...] = (16, 32, 64, 128),
         block_depth: int = 1,
         num_classes: int | None = None,
+        images_seen: int = 1,
         embedding_dims: int = 32,
         max_frequency: float = 32.0,
         modulation_dims: int = 128,
@@ -270,7 +277,7 @@ class ModulatedUNet(UNet):
     ) -> None:
         image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
-        inputs = _make_inputs(image_shape, num_classes)
+        inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
         level = layers.Flatten()(embedding(inputs[1]))
         level = make.dense(modulation_dims, activation=swish)(level)
@@ -299,6 +306,7 @@ class ModulatedUNet(UNet):
             widths=widths,
             block_depth=block_depth,
             num_classes=num_classes,
+            images_seen=images_seen,
             embedding_dims=embedding_dims,
             max_frequency=max_frequency,
             modulation_dims=modulation_dims,
@@ -330,10 +338,14 @@ def _check_sizes(
     return image_shape, widths, num_classes
 
 
-def _make_inputs(image_shape: tuple[int, int, int], num_classes: int | None) -> list[Any]:
+def _make_inputs(
+    image_shape: tuple[int, int, int], images_seen: int, num_classes: int | None
+) -> list[Any]:
     """Noisy images, their noise level and, where there are classes, their labels."""
+    height, width, channels = image_shape
+    seen = height, width, channels * check_count("images_seen", images_seen)
     inputs = [
-        keras.Input(image_shape, dtype="float32", name="noisy_images"),
+        keras.Input(seen, dtype="float32", name="noisy_images"),
         keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),
     ]
     if num_classes is not None:

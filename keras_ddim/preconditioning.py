@@ -17,12 +17,13 @@ SMALLEST_VARIANCE = 1e-5
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SpectralPreconditioning(keras.layers.Layer):
-    """`prediction = E[target | noisy_images] + std[target | noisy_images] * network(whitened)`.
+    """`prediction = E[target | noisy_images] + std[target | noisy_images] * network(seen)`.
 
     Expectation and standard deviation are those of normally distributed images with the mean and
-    the spectrum of the data. The network, which sees the noisy images whitened, learns only what
-    the best linear denoiser leaves over, at unit variance whatever the noise level; while it still
-    returns zeros, the model *is* the best linear denoiser.
+    the spectrum of the data. The network learns only what the best linear denoiser leaves over, at
+    unit variance whatever the noise level; while it still returns zeros, the model *is* the best
+    linear denoiser. What it sees are two images: the noisy one, whitened, and what the best linear
+    denoiser makes of it.
 
     The spectrum is the variance P of each coefficient of the images, less their mean µ, in an
     orthonormal basis B: the cosine transform along height and width, and the principal axes of the
@@ -30,7 +31,7 @@ class SpectralPreconditioning(keras.layers.Layer):
     times more than fine detail. With signal rate α and noise rate σ the noisy images y have the
     variance V = α²P + σ², and for a target a·noises + b·images (the velocity: a = α, b = −σ),
 
-        whitened   = B⁻¹ [ B (y − αµ) / √V ]
+        seen       = B⁻¹ [ B (y − αµ) / √V ],  B⁻¹ [ αP / V · B (y − αµ) ]
         prediction = bµ + B⁻¹ [ (aσ + bαP) / V · B (y − αµ) + (aα − bσ) √(P / V) · B network ].
 
     With one P for all coefficients it is the preconditioning of Karras et al. With µ = 0 and P = 1,
@@ -42,6 +43,7 @@ class SpectralPreconditioning(keras.layers.Layer):
 
     Attributes:
         mean: µ, (height, width, channels).
+        images_seen: 2, the number of images that the network sees.
         variances: P, (channels, height, width): of the colour axes, from the one that varies least
             on, and of the frequencies, from 0 on.
         axes: The colour axes, as columns (channels, channels).
@@ -60,6 +62,8 @@ class SpectralPreconditioning(keras.layers.Layer):
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), section 5
     """
 
+    images_seen = 2
+
     def __init__(self, image_shape: tuple[int, int, int], **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
         self.image_shape = check_image_shape(image_shape)
@@ -74,20 +78,23 @@ class SpectralPreconditioning(keras.layers.Layer):
         return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
 
     def whiten(self, noisy_images: Any, log_snr: Any) -> Any:
-        """What the network is given, shaped as `noisy_images`, (batch, height, width, channels).
+        """What the network sees, (batch, height, width, 2 * channels): whitened, and denoised.
 
         Args:
-            noisy_images: In the normalised space.
+            noisy_images: (batch, height, width, channels), in the normalised space.
             log_snr: Their noise level, (batch, 1, 1, 1).
         """
         coefficients, deviations = self._analyse(noisy_images, log_snr)
-        return self._to_images(coefficients / deviations)
+        _, signal_rates = rates(log_snr)
+        whitened = coefficients / deviations
+        denoised = signal_rates * self.variances / deviations * whitened
+        return ops.concatenate([self._to_images(whitened), self._to_images(denoised)], axis=-1)
 
     def predict(self, output: Any, noisy_images: Any, log_snr: Any, prediction_type: str) -> Any:
         """The prediction, shaped as `noisy_images`.
 
         Args:
-            output: What the network returned for the whitened images.
+            output: What the network returned for what `whiten` showed it.
             noisy_images: In the normalised space, (batch, height, width, channels).
             log_snr: Their noise level, (batch, 1, 1, 1).
             prediction_type: What is predicted, one of `keras_ddim.noise_levels.PREDICTION_TYPES`.

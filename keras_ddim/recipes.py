@@ -8,6 +8,7 @@ import keras
 from keras_ddim.checks import check_count
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet
+from keras_ddim.preconditioning import SpectralPreconditioning
 from keras_ddim.schedules import CosineSchedule
 
 LEARNING_RATE = 2e-3
@@ -60,7 +61,13 @@ def recipe(
     """
     num_classes = None if class_names is None else len(class_names)
     network = ModulatedUNet(
-        image_shape, widths, block_depth, num_classes, seed=seed, dtype=kwargs.get("dtype")
+        image_shape,
+        widths,
+        block_depth,
+        num_classes,
+        images_seen=SpectralPreconditioning.images_seen,
+        seed=seed,
+        dtype=kwargs.get("dtype"),
     )
     arguments = {
         "class_names": class_names,
