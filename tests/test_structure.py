@@ -15,6 +15,7 @@ FLOORS = [
     {"schedules", "normalizer", "preconditioning", "networks", "plots", "presets"},
     {"times", "conditioning", "samplers", "encoders", "metrics"},
     {"denoisers"},
+    {"guidance"},
     {"sampling"},
     {"guard", "generator"},
     {"trainer"},
