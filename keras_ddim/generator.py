@@ -62,7 +62,7 @@ class Generator:
         """
         denoiser: Denoiser = self._denoise_with(self.ema_network)
         if guidance is not None:
-            denoiser = guidance.wrap(denoiser, self.num_classes)
+            denoiser = guidance.wrap(denoiser, self.num_classes, self.normalizer)
         method = sampling.check_clip(clip)
         return Clipped(denoiser, self.normalizer, method) if method else denoiser
 
@@ -130,6 +130,7 @@ class Generator:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
         guide_model: Any = None,
+        guidance_fn: Callable | None = None,
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
@@ -165,6 +166,10 @@ class Generator:
                 standard deviation of unguided ones (Lin et al., 2023). Defaults to 0.
             guide_model: A weaker `DiffusionModel` of the same images to be led away from instead
                 (autoguidance, Karras et al., 2024), which needs no labels. Defaults to None.
+            guidance_fn: Function of predicted images, a tensor (batch, height, width, channels) of
+                pixel values, to a loss for each, (batch,): images are led down its gradient, as
+                far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
+                None.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
                 or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to
                 `keras_ddim.DDIM()`, which follows any list; "unipc" comes as near to the images
@@ -216,7 +221,9 @@ class Generator:
         if entropy is None:
             with SEED_LOCK:
                 entropy = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
-        guidance = check_guidance(guidance_scale, guidance_interval, guidance_rescale, guide_model)
+        guidance = check_guidance(
+            guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
+        )
         inputs = self._per_image_inputs(num_images, labels, guidance)
         sampler = samplers_by_name.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)

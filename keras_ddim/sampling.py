@@ -429,6 +429,7 @@ GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "guidance_interval": lambda value: check_guidance(interval=value),
     "guidance_rescale": lambda value: check_guidance(rescale=value),
     "guide_model": lambda value: check_guidance(model=value),
+    "guidance_fn": lambda value: check_guidance(loss=value),
     "sampler": samplers.get,
     "schedule": schedules.get,
     "seed": checks.check_seed,

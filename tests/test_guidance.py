@@ -8,8 +8,10 @@ import pytest
 from keras import layers, ops
 
 import keras_ddim
+from keras_ddim import sampling
 from keras_ddim.denoisers import NetworkDenoiser
-from keras_ddim.guidance import Guidance, Guided, Unconditional
+from keras_ddim.guidance import Guidance, Guided, GuidedByGradient, Unconditional
+from keras_ddim.sampling import CompiledStep, Step
 from tests.conftest import tiny_network
 
 pytestmark = pytest.mark.core
@@ -237,6 +239,78 @@ def test_serialization(model, weaker):
         np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
+class TestGradient:
+    """A quadratic loss, of a measured image with deviation r, on normally distributed images."""
+
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((4, 4)) / 2
+    covariance = factor @ factor.T
+    mean = rng.standard_normal((2, 1, 2))
+    measured = rng.standard_normal((2, 1, 2)).astype("float32")
+
+    def denoiser(self, deviation):
+        def loss(images):
+            return ops.sum((images - self.measured) ** 2, axis=(1, 2, 3)) / (2 * deviation**2)
+
+        exact = keras_ddim.GaussianDenoiser(self.mean, self.covariance)
+        return GuidedByGradient(exact, keras_ddim.Normalizer(2), loss)
+
+    @pytest.mark.parametrize("log_snr", [-3.0, 0.0, 2.0])
+    def test_is_the_closed_form(self, log_snr):
+        noisy = self.rng.standard_normal((5, 2, 1, 2)).astype("float32")
+        variance = 1 / (1 + np.exp(log_snr))
+        signal = np.sqrt(1 - variance)
+        of_noisy = signal**2 * self.covariance + variance * np.eye(4)
+        gain = signal * self.covariance @ np.linalg.inv(of_noisy)
+        deviations = (noisy - signal * self.mean).reshape(5, 4)
+        pred_images = self.mean.ravel() + deviations @ gain.T
+        gradients = (pred_images - self.measured.ravel()) @ gain / 0.7**2
+        noises, images = numpy(self.denoiser(0.7)(noisy, log_snr))
+        expected = pred_images - variance / signal * gradients
+        np.testing.assert_allclose(images.reshape(5, 4), expected, rtol=1e-3, atol=1e-3)
+        mixed = signal * images + np.sqrt(variance) * noises
+        np.testing.assert_allclose(mixed, noisy, atol=1e-3)
+
+    def test_leads_to_the_mean_given_the_measurement(self):
+        """Exactly, as the measurement becomes uncertain beside the images themselves."""
+        levels = np.linspace(-9, 9, 60).astype("float32")
+
+        def images(denoiser):
+            step = CompiledStep(Step(denoiser, "unipc"))
+            return sampling.generate(step, levels, 500, (2, 1, 2), seed=0, batch_size=500)
+
+        unguided = images(keras_ddim.GaussianDenoiser(self.mean, self.covariance))
+        errors = []
+        for deviation in (2.0, 4.0, 8.0):
+            gain = self.covariance @ np.linalg.inv(self.covariance + deviation**2 * np.eye(4))
+            expected = gain @ (self.measured - self.mean).ravel()
+            received = (images(self.denoiser(deviation)) - unguided).mean(axis=0).ravel()
+            errors.append(np.linalg.norm(received - expected) / np.linalg.norm(expected))
+        print(f"\nrelative errors at deviations 2, 4, 8: {errors}")
+        assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.1
+
+    def test_images_follow(self, model):
+        def darkness(images):
+            return 20 * ops.mean(images, axis=(1, 2, 3))
+
+        plain, scaled = generate(model), generate(model, labels=1, guidance_scale=2)
+        dark = generate(model, guidance_fn=darkness)
+        both = generate(model, labels=1, guidance_scale=2, guidance_fn=darkness)
+        assert (dark.mean((1, 2, 3)) < plain.mean((1, 2, 3))).all()
+        assert (both.mean((1, 2, 3)) < scaled.mean((1, 2, 3))).all()
+        np.testing.assert_array_equal(
+            generate(model, guidance_fn=darkness, guidance_interval=(0, 0.1)), plain
+        )
+        in_batches = generate(model, guidance_fn=darkness, batch_size=2)
+        np.testing.assert_allclose(in_batches, dark, atol=1e-4)
+
+    def test_errors(self, model):
+        with pytest.raises(ValueError, match=r"`guidance_fn` must be a function.*='dark'"):
+            generate(model, guidance_fn="dark")
+        with pytest.raises(ValueError, match="`guidance_fn` must return one loss for each image"):
+            generate(model, guidance_fn=ops.mean)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -281,4 +355,4 @@ class TestErrors:
     def test_denoisers(self, model):
         with pytest.raises(ValueError, match="`guide` or `num_classes` must be given"):
             Guided(model.make_denoiser())
-        assert Guidance().wrap(model.make_denoiser(), 3).evaluations == 1
+        assert Guidance().wrap(model.make_denoiser(), 3, model.normalizer).evaluations == 1
