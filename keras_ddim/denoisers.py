@@ -25,8 +25,8 @@ DYNAMIC_QUANTILE = 0.995
 class Denoiser(keras.layers.Layer):
     """`denoiser(noisy_images, log_snr, labels=None) -> (pred_noises, pred_images)`.
 
-    Subclasses implement `call`, and `get_config` if their constructor takes arguments. Wrappers
-    hand on the keyword arguments that they do not know, and may take further per-image inputs.
+    Subclasses implement `call`, and `get_config` if their constructor takes arguments. Of the
+    per-image inputs, which may be meant for a `Wrapper`, they ignore those that they don't know.
 
     Call arguments:
         noisy_images: Tensor (batch, height, width, channels), in the normalised space.
@@ -36,7 +36,14 @@ class Denoiser(keras.layers.Layer):
 
     Returns:
         `(pred_noises, pred_images)`, both as `noisy_images`, which they add up to at that level.
+
+    Attributes:
+        evaluations: Network evaluations that a call costs.
     """
+
+    @property
+    def evaluations(self) -> int:
+        return 1
 
     def __init__(self, **kwargs: Any) -> None:
         # Noise levels have no digits to lose in a half-precision policy.
@@ -47,11 +54,43 @@ class Denoiser(keras.layers.Layer):
         # Keras refuses plain numbers, which levels often are.
         return super().__call__(noisy_images, as_float(log_snr), **per_image)
 
-    def call(self, noisy_images: Any, log_snr: Any, labels: Any = None) -> tuple[Any, Any]:
+    def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
         raise NotImplementedError
 
     def get_config(self) -> dict:
         return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Any:
+        parts = {
+            name: keras.saving.deserialize_keras_object(value)
+            for name, value in config.items()
+            if isinstance(value, dict)
+        }
+        return cls(**{**config, **parts})
+
+
+class Wrapper(Denoiser):
+    """A denoiser around another one, whose predictions it changes.
+
+    Subclasses hand on the per-image inputs that they do not know.
+
+    Args:
+        denoiser: The `Denoiser`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, denoiser: Denoiser, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.denoiser = denoiser
+
+    @property
+    def evaluations(self) -> int:
+        return self.denoiser.evaluations
+
+    def get_config(self) -> dict:
+        denoiser = keras.saving.serialize_keras_object(self.denoiser)
+        return {**super().get_config(), "denoiser": denoiser}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -97,7 +136,9 @@ class NetworkDenoiser(Denoiser):
         self.conditioning = conditionings.get(conditioning)
         self.prediction_type = check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
 
-    def call(self, noisy_images: Any, log_snr: Any, labels: Any = None) -> tuple[Any, Any]:
+    def call(  # type: ignore[override]
+        self, noisy_images: Any, log_snr: Any, labels: Any = None, **per_image: Any
+    ) -> tuple[Any, Any]:
         prediction = self.predict(noisy_images, log_snr, labels)
         return separate(noisy_images, prediction, *rates(log_snr), self.prediction_type)
 
@@ -106,7 +147,9 @@ class NetworkDenoiser(Denoiser):
     ) -> Any:
         """What the network predicts, float32, as `noisy_images`; arguments as when called."""
         log_snr = ops.broadcast_to(as_float(log_snr), (ops.shape(noisy_images)[0], 1, 1, 1))
-        inputs = [noisy_images, self.conditioning(log_snr)] + ([] if labels is None else [labels])
+        inputs = [noisy_images, self.conditioning(log_snr)]
+        if labels is not None and len(self.network.inputs) > len(inputs):
+            inputs.append(labels)
         if self.preconditioning is None:
             return ops.cast(self.network(inputs, training=training), "float32")
         inputs[0] = self.preconditioning.whiten(noisy_images, log_snr)
@@ -122,17 +165,9 @@ class NetworkDenoiser(Denoiser):
             "preconditioning": keras.saving.serialize_keras_object(self.preconditioning),
         }
 
-    @classmethod
-    def from_config(cls, config: dict) -> "NetworkDenoiser":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("network", "preconditioning")
-        }
-        return cls(**{**config, **parts})
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Clipped(Denoiser):
+class Clipped(Wrapper):
     """Predicted images within the pixel values [0, 1], and the noises that this leaves over.
 
     Args:
@@ -153,14 +188,11 @@ class Clipped(Denoiser):
     def __init__(
         self, denoiser: Denoiser, normalizer: Normalizer, method: str = "static", **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.denoiser = denoiser
+        super().__init__(denoiser, **kwargs)
         self.normalizer = normalizer
         self.method = check_choice("method", method, CLIPPINGS)
 
-    def call(  # type: ignore[override]
-        self, noisy_images: Any, log_snr: Any, **per_image: Any
-    ) -> tuple[Any, Any]:
+    def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
         _, pred_images = self.denoiser(noisy_images, log_snr, **per_image)
         pixels = self.normalizer.denormalize(pred_images)
         if self.method == "dynamic":
@@ -173,18 +205,9 @@ class Clipped(Denoiser):
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            "denoiser": keras.saving.serialize_keras_object(self.denoiser),
             "normalizer": keras.saving.serialize_keras_object(self.normalizer),
             "method": self.method,
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Clipped":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("denoiser", "normalizer")
-        }
-        return cls(**{**config, **parts})
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -234,7 +257,7 @@ class GaussianDenoiser(Denoiser):
             )
         self.variances = np.maximum(self.variances, 0.0)
 
-    def call(self, noisy_images: Any, log_snr: Any, labels: Any = None) -> tuple[Any, Any]:
+    def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
         noise_rate, signal_rate = rates(log_snr)
         variances = ops.cast(self.variances, noisy_images.dtype)
         scores = self._to_axes(noisy_images, signal_rate) / self._variances_at(log_snr)

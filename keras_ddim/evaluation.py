@@ -64,10 +64,7 @@ def evaluate(
             "`diffusion_times` must be a list of numbers of times and lists of times. "
             f"Received: diffusion_times={diffusion_times!r}"
         )
-    num_evaluations = [
-        options["sampler"].count_evaluations(len(checks.check_diffusion_times(times)))
-        for times in diffusion_times
-    ]
+    num_evaluations = [model.count_evaluations(times, **options) for times in diffusion_times]
     real = take(real_images, num_images)
     if min(len(real), num_images) < FEWEST_IMAGES:
         raise ValueError(

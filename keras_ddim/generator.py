@@ -14,6 +14,7 @@ from keras_ddim import checks, sampling, schedules
 from keras_ddim import samplers as samplers_by_name
 from keras_ddim.conditioning import Conditioning
 from keras_ddim.denoisers import Clipped, Denoiser, NetworkDenoiser
+from keras_ddim.guidance import Guidance, check_guidance
 from keras_ddim.noise_levels import LEVEL_TOLERANCE
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.preconditioning import SpectralPreconditioning
@@ -52,13 +53,16 @@ class Generator:
         """Number of classes, which is the label for "any", too; 0 of a model without labels."""
         return len(self.class_names or ())
 
-    def make_denoiser(self, clip: bool | str = False) -> Denoiser:
+    def make_denoiser(self, clip: bool | str = False, guidance: Guidance | None = None) -> Denoiser:
         """The averaged network as a `keras_ddim.denoisers.Denoiser`.
 
         Args:
             clip: As in `generate`. Defaults to False.
+            guidance: How it is guided. Defaults to None: not at all.
         """
-        denoiser = self._denoise_with(self.ema_network)
+        denoiser: Denoiser = self._denoise_with(self.ema_network)
+        if guidance is not None:
+            denoiser = guidance.wrap(denoiser, self.num_classes, self.normalizer)
         method = sampling.check_clip(clip)
         return Clipped(denoiser, self.normalizer, method) if method else denoiser
 
@@ -67,21 +71,49 @@ class Generator:
             network, self.conditioning, self.prediction_type, self.preconditioning
         )
 
-    def make_step(self, sampler: Any = None, clip: bool | str = False) -> sampling.CompiledStep:
+    def make_step(
+        self, sampler: Any = None, clip: bool | str = False, guidance: Guidance | None = None
+    ) -> sampling.CompiledStep:
         """A sampler's step on the averaged network, compiled; the last few are kept.
 
         Args:
             sampler: As in `generate`. Defaults to None: DDIM.
             clip: As in `generate`. Defaults to False.
+            guidance: How the network is guided. Defaults to None: not at all.
         """
+        guidance = guidance or Guidance()
         sampler = samplers_by_name.get(sampler)
         options = bool(self.run_eagerly), bool(self.jit_compile)
 
         def make() -> sampling.CompiledStep:
-            step = sampling.Step(self.make_denoiser(clip), sampler)
+            step = sampling.Step(self.make_denoiser(clip, guidance), sampler)
             return sampling.CompiledStep(step, *options)
 
-        return self.compiled_steps.get(make, sampler, clip, *options)
+        return self.compiled_steps.get(make, sampler, clip, guidance.key, *options)
+
+    def count_evaluations(
+        self,
+        diffusion_times: Any = 20,
+        sampler: Any = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guide_model: Any = None,
+        **options: Any,
+    ) -> int:
+        """Evaluations of the network (and of `guide_model`) that an image costs.
+
+        Args:
+            diffusion_times: As in `generate`, as are all others.
+            sampler: See there.
+            guidance_scale: See there.
+            guidance_interval: See there.
+            guide_model: See there.
+            **options: Others, which cost nothing.
+        """
+        times = checks.check_diffusion_times(diffusion_times)
+        guidance = check_guidance(guidance_scale, guidance_interval, model=guide_model)
+        denoisers = [self.make_denoiser(guidance=guidance.at(time)) for time in times]
+        return sampling.count_evaluations([sampling.Step(d, sampler) for d in denoisers])
 
     def denormalize(self, images: Any) -> np.ndarray:
         """Images from the normalised space back to pixel values, clipped to [0, 1]."""
@@ -94,6 +126,11 @@ class Generator:
         diffusion_times: Any = 20,
         *,
         labels: Any = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        guide_model: Any = None,
+        guidance_fn: Callable | None = None,
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
@@ -118,6 +155,21 @@ class Generator:
                 sampler can follow; see `keras_ddim.times` for lists. Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: none in particular.
+            guidance_scale: How far predictions are led beyond those without the label (or those of
+                `guide_model`): `without + guidance_scale * (with - without)`. 1 is no guidance, the
+                default; 0 is without the label; 2 leads as far again. Others than 0 and 1 cost two
+                evaluations of the network instead of one, in a batch of twice the size.
+            guidance_interval: The lowest and the highest diffusion time at which to guide; steps
+                from other times are not guided, and cost no more than without guidance. Defaults
+                to (0, 1).
+            guidance_rescale: Part, in [0, 1], to which guided predictions of images get back the
+                standard deviation of unguided ones (Lin et al., 2023). Defaults to 0.
+            guide_model: A weaker `DiffusionModel` of the same images to be led away from instead
+                (autoguidance, Karras et al., 2024), which needs no labels. Defaults to None.
+            guidance_fn: Function of predicted images, a tensor (batch, height, width, channels) of
+                pixel values, to a loss for each, (batch,): images are led down its gradient, as
+                far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
+                None.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
                 or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to
                 `keras_ddim.DDIM()`, which follows any list; "unipc" comes as near to the images
@@ -169,14 +221,17 @@ class Generator:
         if entropy is None:
             with SEED_LOCK:
                 entropy = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
-        labels = self._check_labels(labels, num_images)
+        guidance = check_guidance(
+            guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
+        )
+        inputs = self._per_image_inputs(num_images, labels, guidance)
         sampler = samplers_by_name.get(sampler)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
         self._check_levels(sampler, times, levels)
-        step = self.make_step(sampler, clip)
+        steps = [self.make_step(sampler, clip, guidance.at(time)) for time in times]
 
-        evaluations = sampler.count_evaluations(len(times))
+        evaluations = sampling.count_evaluations(steps)
         num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
         progress = Progress(num_batches * evaluations, "evaluation", verbose)
         watchers: list[Callable] = [lambda visit: progress.advance(visit.evaluations)]
@@ -184,7 +239,7 @@ class Generator:
             watchers.append(self._watcher(callback, times))
         recorder = sampling.Recorder()
         images = sampling.generate(
-            step,
+            steps,
             levels,
             num_images,
             self.image_shape,
@@ -192,7 +247,7 @@ class Generator:
             initial_noise=initial_noise,
             batch_size=batch_size,
             watchers=[*watchers, recorder] if return_trajectory else watchers,
-            **({} if labels is None else {"labels": labels}),
+            **inputs,
         )
         if not np.isfinite(images).all():
             raise ValueError(
@@ -214,14 +269,48 @@ class Generator:
 
         return watch
 
-    def _check_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
-        """The number of each image's class; None for a network that takes no labels."""
-        if self.class_names and not self.label_dropout and labels is None:
+    def _per_image_inputs(self, num_images: int, labels: Any, guidance: Guidance) -> dict:
+        """What the denoiser takes beside noisy images, checked; arrays (num_images, ...)."""
+        inputs: dict[str, np.ndarray] = {}
+        numbers = checks.check_labels(labels, num_images, self.class_names)
+        if numbers is not None:
+            inputs["labels"] = numbers
+        needs_any = guidance.scale != 1 if guidance.model is None else labels is None
+        if self.class_names and not self.label_dropout and (labels is None or needs_any):
             raise ValueError(
-                "`labels` must be given to a model trained with `label_dropout=0`, which knows no "
-                "images of any class. Received: labels=None"
+                "`labels` must be given, and `guidance_scale` be 1, for a model trained with "
+                "`label_dropout=0`, which knows no images without label. "
+                f"Received: labels={labels!r}, guidance_scale={guidance.scale}"
             )
-        return checks.check_labels(labels, num_images, self.class_names)
+        if guidance.model is not None:
+            self._check_guide(guidance.model)
+        elif guidance.scale != 1 and labels is None:
+            raise ValueError(
+                "`guidance_scale` must be 1 where there are neither `labels` nor a `guide_model`. "
+                f"Received: guidance_scale={guidance.scale}"
+            )
+        if not guidance.is_choice:
+            inputs["guidance_scale"] = np.full(num_images, guidance.scale, "float32")
+        return inputs
+
+    def _check_guide(self, model: Any) -> None:
+        """Raises unless predictions of `model` can be compared with those of this one."""
+        classes = None if model.class_names is None else self.class_names
+        if (model.image_shape, model.class_names) != (self.image_shape, classes):
+            raise ValueError(
+                "`guide_model` must be of the same image shape and classes, or without labels. "
+                f"Received: guide_model of {model.image_shape}, {model.class_names}, for "
+                f"{self.image_shape}, {self.class_names}"
+            )
+        for name in ("mean", "deviation"):
+            ours, theirs = (
+                ops.convert_to_numpy(getattr(m.normalizer, name)) for m in (self, model)
+            )
+            if not np.allclose(ours, theirs, rtol=0.01, atol=0.01):
+                raise ValueError(
+                    "`guide_model` must be trained on the same images: the same normalizer. "
+                    f"Received: a {name} of {theirs}, for one of {ours}"
+                )
 
     def _check_levels(self, sampler: Any, times: np.ndarray, levels: np.ndarray) -> None:
         """Raises where sampler or network can't work at `levels`; warns where it never learnt."""

@@ -14,7 +14,7 @@ images = sampling.generate(step, levels, num_images=16, image_shape=(32, 32, 3),
 import collections
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -23,6 +23,7 @@ from keras import ops
 
 from keras_ddim import checks, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
+from keras_ddim.guidance import check_guidance
 
 BATCH_SIZE = 64
 STEPS_KEPT = 8
@@ -52,6 +53,15 @@ class Step(keras.layers.Layer):
         self.denoiser = denoiser
         self.sampler = samplers.get(sampler)
         self.built = True
+
+    def init(self, noisy_images: Any) -> tuple:
+        """The state before the first step."""
+        return self.sampler.init(noisy_images)
+
+    def count_evaluations(self, is_last: bool = False) -> int:
+        """Network evaluations that a step costs, the last of a list or another."""
+        steps = 1 if is_last else self.sampler.evaluations_per_step
+        return steps * self.denoiser.evaluations
 
     def call(
         self,
@@ -84,7 +94,7 @@ def sample(
     It can be traced, and gradients pass through it to `levels` if the sampler is deterministic.
 
     Args:
-        step: A `Step` or a `CompiledStep`.
+        step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
         noisy_images: What to start from, at the level `levels[0]`.
         levels: log-SNRs, an array or a tensor (steps,) of the dtype of `noisy_images`.
         state: State of the sampler. Defaults to None: that before the first step.
@@ -95,13 +105,14 @@ def sample(
     Yields:
         `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
     """
+    steps = _one_for_each(step, levels)
     if state is None:
-        state = step.sampler.init(noisy_images)
+        state = steps[0].init(noisy_images)
     if ops.is_tensor(levels):
         levels = ops.unstack(levels)
     else:  # JAX would compile the unstacking of each length
         levels = [ops.convert_to_tensor(level) for level in np.asarray(levels)]
-    for log_snr, next_log_snr in itertools.pairwise([*levels, None]):
+    for step, (log_snr, next_log_snr) in zip(steps, itertools.pairwise([*levels, None])):
         inputs = dict(per_image)
         if next_log_snr is not None:
             inputs |= {"next_log_snr": next_log_snr, "state": state}
@@ -112,6 +123,16 @@ def sample(
         )
         yield noisy_images, pred_images
         noisy_images = next_noisy_images
+
+
+def _one_for_each(step: Any, levels: Any) -> Sequence[Any]:
+    return step if isinstance(step, (list, tuple)) else [step] * len(levels)
+
+
+def count_evaluations(steps: Sequence[Any]) -> int:
+    """Network evaluations that a list costs, given the step for each of its levels."""
+    *others, last = steps
+    return sum(step.count_evaluations() for step in others) + last.count_evaluations(is_last=True)
 
 
 # Compiled steps
@@ -134,6 +155,7 @@ class CompiledStep:
     def __init__(self, step: Step, run_eagerly: bool = False, jit_compile: bool = False) -> None:
         self.step = step
         self.sampler = step.sampler
+        self.init, self.count_evaluations = step.init, step.count_evaluations
         make = {"tensorflow": _for_tensorflow, "jax": _for_jax, "torch": _for_torch}
         self.function = make[keras.backend.backend()](step, run_eagerly, jit_compile)
 
@@ -278,7 +300,7 @@ def generate(
     """Generates images from noise along a list of noise levels, in the normalised space.
 
     Args:
-        step: A `Step` or a `CompiledStep`.
+        step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
         levels: log-SNRs to visit, float32 (steps,).
         num_images: Number of images.
         image_shape: (height, width, channels).
@@ -294,6 +316,7 @@ def generate(
         float32 NumPy array (num_images, *image_shape).
     """
     levels = ops.convert_to_numpy(levels).astype("float32")
+    steps = _one_for_each(step, levels)
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     # Batches of one size, so that one shape is compiled: the last is filled up.
@@ -306,10 +329,10 @@ def generate(
         noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
         inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
-        visits = sample(step, noisy_images, levels, draw_noises=draw_noises, **inputs)
+        visits = sample(steps, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
         for i, (noisy_images, pred_images) in enumerate(visits):
-            evaluations = step.sampler.evaluations_per_step if i < len(levels) - 1 else 1
+            evaluations = steps[i].count_evaluations(is_last=i == len(levels) - 1)
             visit = Visit(shown, i, evaluations, noisy_images, pred_images)
             for watch in watchers:
                 watch(visit)
@@ -402,6 +425,11 @@ def check_clip(clip: Any) -> str | None:
 GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "diffusion_times": checks.check_diffusion_times,
     "labels": lambda value: value,
+    "guidance_scale": lambda value: check_guidance(scale=value),
+    "guidance_interval": lambda value: check_guidance(interval=value),
+    "guidance_rescale": lambda value: check_guidance(rescale=value),
+    "guide_model": lambda value: check_guidance(model=value),
+    "guidance_fn": lambda value: check_guidance(loss=value),
     "sampler": samplers.get,
     "schedule": schedules.get,
     "seed": checks.check_seed,
