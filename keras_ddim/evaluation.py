@@ -57,7 +57,9 @@ def evaluate(
     start = time.monotonic()
     num_images = checks.check_count("num_images", num_images)
     options = sampling.check_generate_options(generate_options)
-    options["sampler"] = samplers.get(options.get("sampler"))
+    sampler = samplers.get(options.get("sampler"))
+    if options.get("sampler") is not None:
+        options["sampler"] = sampler
     options["schedule"] = schedules.get(options.get("schedule") or model.schedule)
     if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
         raise ValueError(
@@ -65,7 +67,7 @@ def evaluate(
             f"Received: diffusion_times={diffusion_times!r}"
         )
     num_evaluations = [
-        options["sampler"].count_evaluations(len(checks.check_diffusion_times(times)))
+        sampler.count_evaluations(len(checks.check_diffusion_times(times)))
         for times in diffusion_times
     ]
     real = take(real_images, num_images)
