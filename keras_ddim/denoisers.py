@@ -95,15 +95,15 @@ class Wrapper(Denoiser):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class NetworkDenoiser(Denoiser):
-    """Separates by what a network predicts: the noise, the image, or the velocity.
+    """Separates by what a network predicts: the noise, the image, or a velocity.
 
     Args:
         network: `keras.Model` that takes `[noisy_images, number]` to its prediction, the number
             being what `conditioning` makes of the noise level.
         conditioning: A `keras_ddim.conditioning.Conditioning` or a name. Defaults to None: the
             noise variance.
-        prediction_type: What the network predicts: "noise", "image" or "velocity". Defaults to
-            "noise".
+        prediction_type: What the network predicts: "noise", "image", "velocity" or "flow" (see
+            `keras_ddim.noise_levels.separate`). Defaults to "noise".
         preconditioning: A `keras_ddim.preconditioning.SpectralPreconditioning`, between the
             network and what it predicts. Defaults to None.
         **kwargs: Keyword arguments of `keras.layers.Layer`.

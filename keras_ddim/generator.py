@@ -12,13 +12,18 @@ from keras import ops
 
 from keras_ddim import checks, sampling, schedules
 from keras_ddim import samplers as samplers_by_name
+from keras_ddim import times as lists
 from keras_ddim.conditioning import Conditioning
 from keras_ddim.denoisers import Clipped, Denoiser, NetworkDenoiser
 from keras_ddim.guidance import Guidance, check_guidance
-from keras_ddim.noise_levels import LEVEL_TOLERANCE
+from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.preconditioning import SpectralPreconditioning
 from keras_ddim.progress import Progress
+
+# What a number of times stands for, and the sampler, where none is given. It must decrease.
+DEFAULT_TIMES = lists.uniform_log_snr
+DEFAULT_SAMPLER = samplers_by_name.UniPC()
 
 # Two unseeded generations at once must not get the same seed.
 SEED_LOCK = threading.Lock()
@@ -77,7 +82,7 @@ class Generator:
         """A sampler's step on the averaged network, compiled; the last few are kept.
 
         Args:
-            sampler: As in `generate`. Defaults to None: DDIM.
+            sampler: As in `generate`. Defaults to None: DDIM, which follows any list.
             clip: As in `generate`. Defaults to False.
             guidance: How the network is guided. Defaults to None: not at all.
         """
@@ -95,6 +100,7 @@ class Generator:
         self,
         diffusion_times: Any = 20,
         sampler: Any = None,
+        schedule: Any = None,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guide_model: Any = None,
@@ -105,12 +111,13 @@ class Generator:
         Args:
             diffusion_times: As in `generate`, as are all others.
             sampler: See there.
+            schedule: See there.
             guidance_scale: See there.
             guidance_interval: See there.
             guide_model: See there.
             **options: Others, which cost nothing.
         """
-        times = checks.check_diffusion_times(diffusion_times)
+        sampler, times, _ = self._plan(diffusion_times, sampler, schedule)
         guidance = check_guidance(guidance_scale, guidance_interval, model=guide_model)
         denoisers = [self.make_denoiser(guidance=guidance.at(time)) for time in times]
         return sampling.count_evaluations([sampling.Step(d, sampler) for d in denoisers])
@@ -148,11 +155,16 @@ class Generator:
         With the default sampler the network is evaluated once at each time, so a list of k times
         costs k evaluations of it; see `count_evaluations` of the others.
 
+        Without a sampler, `generate(16, 20)` is near the best that 20 evaluations can do. With
+        `sampler="ddim"`, it is the 20 uniform steps of the published example.
+
         Args:
             num_images: Number of images.
-            diffusion_times: Number of uniform steps (n gives 1, 1 − 1/n, …, 1/n), or any list,
-                tuple, array or tensor of times in [0, 1], in any order and spacing that the
-                sampler can follow; see `keras_ddim.times` for lists. Defaults to 20.
+            diffusion_times: Number of times, or any list, tuple, array or tensor of times in
+                [0, 1], in any order and spacing that the sampler can follow; see
+                `keras_ddim.times` for lists. A number n stands for n times uniform in log-SNR
+                (`keras_ddim.times.uniform_log_snr`); where a sampler is given, for 1, 1 − 1/n, …,
+                1/n. Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: none in particular.
             guidance_scale: How far predictions are led beyond those without the label (or those of
@@ -171,9 +183,9 @@ class Generator:
                 far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
                 None.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
-                or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to
-                `keras_ddim.DDIM()`, which follows any list; "unipc" comes as near to the images
-                of many times with about half of them, if they decrease.
+                or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to None:
+                `keras_ddim.UniPC()` where the times decrease strictly and all their noise levels
+                are finite, and `keras_ddim.DDIM()`, which follows any list, where not.
             schedule: The schedule to which the times belong: a `keras_ddim.schedules.Schedule` or
                 a name. Defaults to the one of training.
             seed: Integer of at least 0; image i depends on it and i alone, whatever
@@ -204,7 +216,7 @@ class Generator:
 
         Warns:
             UserWarning: If a time under `schedule` means a noise level outside the range of
-                training.
+                training, the sampler's own noise included, or if all times rise.
 
         Example:
 
@@ -212,7 +224,6 @@ class Generator:
         (4, 64, 64, 3)
         """
         num_images = checks.check_count("num_images", num_images)
-        times = checks.check_diffusion_times(diffusion_times)
         if batch_size is not None:
             batch_size = checks.check_count("batch_size", batch_size)
         if initial_noise is not None:
@@ -225,9 +236,7 @@ class Generator:
             guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
         )
         inputs = self._per_image_inputs(num_images, labels, guidance)
-        sampler = samplers_by_name.get(sampler)
-        schedule = self.schedule if schedule is None else schedules.get(schedule)
-        levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
+        sampler, times, levels = self._plan(diffusion_times, sampler, schedule)
         self._check_levels(sampler, times, levels)
         steps = [self.make_step(sampler, clip, guidance.at(time)) for time in times]
 
@@ -260,6 +269,20 @@ class Generator:
         noisy_images, pred_images = recorder.arrays()
         pred_images = self.denormalize(pred_images)
         return sampling.Trajectory(images, noisy_images, pred_images, times, evaluations)
+
+    def _plan(
+        self, diffusion_times: Any, sampler: Any, schedule: Any
+    ) -> tuple[samplers_by_name.Sampler, np.ndarray, np.ndarray]:
+        """The sampler, the times and their log-SNRs, that arguments of `generate` stand for."""
+        times = checks.check_diffusion_times(diffusion_times)
+        schedule = self.schedule if schedule is None else schedules.get(schedule)
+        if sampler is None and isinstance(diffusion_times, (int, np.integer)):
+            times = DEFAULT_TIMES(len(times), schedule)
+        levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
+        if sampler is None and np.isfinite(levels).all() and sampling.decrease(levels):
+            sampler = DEFAULT_SAMPLER
+        sampler = samplers_by_name.get(sampler)
+        return sampler, times, levels if sampler.accepts_infinite_levels else finite(levels)
 
     def _watcher(self, callback: Callable, times: np.ndarray) -> Callable[[sampling.Visit], None]:
         def watch(visit: sampling.Visit) -> None:
@@ -315,13 +338,22 @@ class Generator:
     def _check_levels(self, sampler: Any, times: np.ndarray, levels: np.ndarray) -> None:
         """Raises where sampler or network can't work at `levels`; warns where it never learnt."""
         sampling.check_levels(sampler, times, levels)
-        self.conditioning.check(levels)
-        excess = self.schedule.excess(levels)
+        visited = sampler.visited_levels(levels)
+        self.conditioning.check(visited)
+        excess = self.schedule.excess(visited)
         worst = np.argmax(excess)
         if excess[worst] > LEVEL_TOLERANCE:
             start, end = self.schedule.ends
+            added = "" if visited[worst] == levels[worst] else f", with what {sampler} adds"
             warnings.warn(
-                f"diffusion_times[{worst}]={times[worst]:g} means a log-SNR of {levels[worst]:.4g},"
-                f" {excess[worst]:.3g} outside the range of training, {end:.4g} to {start:.4g}",
+                f"diffusion_times[{worst}]={times[worst]:g} means a log-SNR of "
+                f"{visited[worst]:.4g}{added}, {excess[worst]:.3g} outside the range of training, "
+                f"{end:.4g} to {start:.4g}",
+                stacklevel=3,
+            )
+        if len(levels) > 1 and (np.diff(levels) < 0).all():
+            warnings.warn(
+                f"diffusion_times rise, from {times[0]:g} to {times[-1]:g}: images come out of "
+                "noise, time 1, where they decrease",
                 stacklevel=3,
             )

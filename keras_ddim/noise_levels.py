@@ -1,7 +1,7 @@
 """Noise levels: their forms, and mixing and separating images and noises at a level.
 
 Pure functions. Training mixes and separates to learn, sampling separates and mixes to generate.
-A network may predict either component or a blend of the two, the velocity; all of them say the
+A network may predict either component or a blend of the two, a velocity; all of them say the
 same, so `separate` turns any of them into both components, and `loss_weights` any loss into
 another's. An argument that is not as described raises a `ValueError`.
 """
@@ -10,12 +10,13 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ddim.checks import check_choice
 
-PREDICTION_TYPES = ("noise", "image", "velocity")
-WEIGHTINGS = (None, "noise", "image", "velocity", "truncated_snr", "min_snr")
+PREDICTION_TYPES = ("noise", "image", "velocity", "flow")
+WEIGHTINGS = (None, "noise", "image", "velocity", "flow", "truncated_snr", "min_snr")
 
 # How far, in log-SNR, a level may be beyond an end of a schedule and still be that end.
 LEVEL_TOLERANCE = 0.01
@@ -23,6 +24,9 @@ LEVEL_TOLERANCE = 0.01
 SMALLEST_RATE = 2.0**-23
 # Weights are those of a log-SNR within ±30: beyond, float32 images hold one component only.
 LARGEST_LOG_SNR = 30.0
+# What stands for infinity where only finite levels can be followed: signal or noise are a 400th of
+# the other.
+INFINITE_LOG_SNR = 12.0
 
 
 # Forms of the noise level
@@ -42,6 +46,11 @@ def rates(log_snr: Any) -> tuple[Any, Any]:
     """
     log_snr = ops.convert_to_tensor(log_snr)
     return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
+
+
+def finite(log_snr: Any) -> np.ndarray:
+    """`log_snr` as a NumPy array, infinities replaced by ±12 (`INFINITE_LOG_SNR`)."""
+    return np.nan_to_num(log_snr, nan=np.nan, posinf=INFINITE_LOG_SNR, neginf=-INFINITE_LOG_SNR)
 
 
 def timesteps_to_times(timesteps: Any, num_timesteps: int) -> Any:
@@ -93,6 +102,12 @@ def separate(
     - "image": `pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates`
     - "velocity": `pred_images = signal_rates * noisy_images - noise_rates * velocities`,
       `pred_noises = noise_rates * noisy_images + signal_rates * velocities`
+    - "flow": `pred_images = (noisy_images - noise_rates * velocities) / (signal_rates +
+      noise_rates)`, `pred_noises = pred_images + velocities`
+
+    "velocity" is the preconditioning of EDM up to its sign: where data have unit variance, as
+    normalised images do, EDM's network predicts minus the velocity. "flow" is the velocity of
+    rectified flow (see `keras_ddim.schedules.RectifiedFlowSchedule`).
 
     Where the rate to divide by is 0 (below 2⁻²³), the mixture says nothing about the component; it
     is taken for 0, the mean of normalised images and of noises.
@@ -100,13 +115,17 @@ def separate(
     Args:
         noisy_images, noise_rates, signal_rates: As in `mix`.
         prediction: What the network predicted, as `noisy_images`.
-        prediction_type: What `prediction` is: "noise", "image" or "velocity". Defaults to "noise".
+        prediction_type: What `prediction` is: "noise", "image", "velocity" or "flow". Defaults to
+            "noise".
 
     Returns:
         `(pred_noises, pred_images)`, the two components of `noisy_images`.
 
     Reference:
-        [Salimans & Ho, 2022, Progressive Distillation](https://arxiv.org/abs/2202.00512)
+        "velocity": [Salimans & Ho, 2022, Progressive
+        Distillation](https://arxiv.org/abs/2202.00512), [Karras et al.,
+        2022](https://arxiv.org/abs/2206.00364), eq. 7; "flow": [Liu et al., 2022, Flow Straight
+        and Fast](https://arxiv.org/abs/2209.03003)
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
@@ -115,6 +134,9 @@ def separate(
     if prediction_type == "image":
         pred_noises = _divide(noisy_images - signal_rates * prediction, noise_rates)
         return pred_noises, prediction
+    if prediction_type == "flow":
+        pred_images = (noisy_images - noise_rates * prediction) / (signal_rates + noise_rates)
+        return pred_images + prediction, pred_images
     pred_noises = noise_rates * noisy_images + signal_rates * prediction
     return pred_noises, signal_rates * noisy_images - noise_rates * prediction
 
@@ -122,20 +144,23 @@ def separate(
 def target(
     images: Any, noises: Any, noise_rates: Any, signal_rates: Any, prediction_type: str = "noise"
 ) -> Any:
-    """What the network should predict: `noises`, `images`, or the velocity.
+    """What the network should predict: `noises`, `images`, or a velocity.
 
-    `velocities = signal_rates * noises - noise_rates * images`, the direction in which
-    `noisy_images` move as the angle whose cosine is the signal rate grows.
+    - "velocity": `signal_rates * noises - noise_rates * images`, the direction in which
+      `noisy_images` move as the angle whose cosine is the signal rate grows
+    - "flow": `noises - images`, that in which `(1 - t) * images + t * noises` moves as t grows
 
     Args:
         images, noises, noise_rates, signal_rates: As in `mix`.
-        prediction_type: "noise", "image" or "velocity". Defaults to "noise".
+        prediction_type: "noise", "image", "velocity" or "flow". Defaults to "noise".
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
         return noises
     if prediction_type == "image":
         return images
+    if prediction_type == "flow":
+        return noises - images
     return signal_rates * noises - noise_rates * images
 
 
@@ -149,14 +174,15 @@ def loss_weights(
     - `w("image") = 1`
     - `w("noise") = SNR`
     - `w("velocity") = 1 + SNR`
+    - `w("flow") = (1 + sqrt(SNR))²`
     - `w("truncated_snr") = max(SNR, 1)`: the larger of the image's and the noise's error
     - `w("min_snr") = min(SNR, gamma)`: the noise's, limited where there is little of it
 
     Args:
         log_snr: Noise level, of any shape. Beyond ±30, infinite levels included, the factor is
             that of ±30, so that it is always finite.
-        prediction_type: What the network predicts: "noise", "image" or "velocity".
-        weighting: The loss to act as, one of the five above, or None for 1 everywhere.
+        prediction_type: What the network predicts: "noise", "image", "velocity" or "flow".
+        weighting: The loss to act as, one of the six above, or None for 1 everywhere.
         gamma: The limit of "min_snr", positive. Defaults to 5.0.
 
     Returns:
@@ -180,6 +206,7 @@ def loss_weights(
         "image": ops.zeros_like(log_snr),
         "noise": log_snr,
         "velocity": ops.softplus(log_snr),
+        "flow": 2 * ops.softplus(log_snr / 2),
         "truncated_snr": ops.maximum(log_snr, 0.0),
         "min_snr": ops.minimum(log_snr, math.log(gamma)),
     }

@@ -41,7 +41,7 @@ class Sampler(Part):
         is_stochastic: Whether a step needs fresh `noises`.
         needs_decreasing: Whether times must decrease strictly from step to step.
         accepts_infinite_levels: Whether a step may start or end where there is no signal or no
-            noise at all.
+            noise at all; else `DiffusionModel.generate` has a log-SNR of ±12 there.
     """
 
     order = 1
@@ -85,6 +85,10 @@ class Sampler(Part):
     def count_evaluations(self, num_times: int) -> int:
         """Network evaluations that a list of `num_times` times costs: the last one costs one."""
         return (num_times - 1) * self.evaluations_per_step + 1
+
+    def visited_levels(self, log_snr: Any) -> Any:
+        """The levels that a list of levels has the network evaluated at, one for each of them."""
+        return log_snr
 
     def _check_noises(self, noises: Any) -> Any:
         if noises is None:
@@ -186,7 +190,8 @@ class Euler(Sampler):
     an optional churn, which raises the noise level to σ (1 + churn) with fresh noise. First order,
     one network evaluation a step; without churn the same as `DDIM()`.
 
-    Follows any list of times.
+    Follows any list of times. Churn at the noisiest level of training leaves the range of training;
+    `churn_max_sigma` keeps it from doing so.
 
     Args:
         churn: How much of σ is added before each step, in [0, √2 − 1]: S_churn / steps in the
@@ -237,17 +242,26 @@ class Euler(Sampler):
         """Noisy images and their level, after the churn."""
         if not self.is_stochastic:
             return noisy_images, log_snr
-        sigma = ops.exp(-log_snr / 2)
-        churned = sigma >= self.churn_min_sigma
-        if self.churn_max_sigma is not None:
-            churned = ops.logical_and(churned, sigma <= self.churn_max_sigma)
-        growth = ops.where(churned, 1 + self.churn, ops.ones_like(sigma))
+        sigma, growth = ops.exp(-log_snr / 2), self._growth(log_snr)
         raised_log_snr = log_snr - 2 * ops.log(growth)
         _, signal_rate = rates(log_snr)
         _, raised_signal_rate = rates(raised_log_snr)
         added_sigma = self.noise_scale * sigma * ops.sqrt(growth**2 - 1)
         raised_images = noisy_images / signal_rate + added_sigma * self._check_noises(noises)
         return raised_signal_rate * raised_images, raised_log_snr
+
+    def _growth(self, log_snr: Any) -> Any:
+        """What the churn multiplies σ by."""
+        sigma = ops.exp(-log_snr / 2)
+        churned = sigma >= self.churn_min_sigma
+        if self.churn_max_sigma is not None:
+            churned = ops.logical_and(churned, sigma <= self.churn_max_sigma)
+        return ops.where(churned, 1 + self.churn, ops.ones_like(sigma))
+
+    def visited_levels(self, log_snr: Any) -> Any:
+        # No step starts at the last one.
+        growth = ops.convert_to_numpy(self._growth(ops.convert_to_tensor(log_snr)))
+        return np.append((log_snr - 2 * np.log(growth))[:-1], log_snr[-1:])
 
     def get_config(self) -> dict:
         return {
@@ -702,11 +716,11 @@ SAMPLERS = {
 
 
 def get(identifier: Any) -> Sampler:
-    """The sampler that `identifier` names: a name, a config, a `Sampler` or None (the default).
+    """The sampler that `identifier` names: a name, a config, a `Sampler` or None.
 
     Args:
-        identifier: `None` (`DDIM()`), one of the names in `SAMPLERS`, a serialized sampler (dict)
-            or a `Sampler`.
+        identifier: `None` (`DDIM()`, which follows any list), one of the names in `SAMPLERS`, a
+            serialized sampler (dict) or a `Sampler`.
 
     Raises:
         ValueError: If it is none of these.

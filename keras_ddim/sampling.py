@@ -398,22 +398,21 @@ def check_levels(sampler: samplers.Sampler, diffusion_times: Any, levels: Any) -
         levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
 
     Raises:
-        ValueError: If a time does not decrease and `sampler` needs it to, or if its noise level
-            is infinite and `sampler` does not accept that.
+        ValueError: If a time does not decrease and `sampler` needs it to.
     """
-    for i, level in enumerate(levels):
-        received = f"Received: diffusion_times[{i}]={diffusion_times[i]}"
-        if not sampler.accepts_infinite_levels and not math.isfinite(level):
-            raise ValueError(
-                f"`diffusion_times` must have a finite log-SNR with {sampler}; only DDIM and DDPM "
-                f"accept an infinite one. {received}, of log-SNR {level}"
-            )
-        if sampler.needs_decreasing and i and not level > levels[i - 1]:
-            raise ValueError(
-                f"`diffusion_times` must decrease strictly with {sampler}; DDIM, DDPM, Euler, Heun "
-                "and the deterministic DPMSolverPP(variant='singlestep') follow any list. "
-                f"{received} after {diffusion_times[i - 1]}"
-            )
+    if not sampler.needs_decreasing or decrease(levels):
+        return
+    i = 1 + np.argmin(np.diff(levels) > 0)
+    raise ValueError(
+        f"`diffusion_times` must decrease strictly with {sampler}; DDIM, DDPM, Euler, Heun and the "
+        "deterministic DPMSolverPP(variant='singlestep') follow any list. "
+        f"Received: diffusion_times[{i}]={diffusion_times[i]} after {diffusion_times[i - 1]}"
+    )
+
+
+def decrease(levels: Any) -> bool:
+    """Whether the times of levels decrease strictly, as log-SNR rises."""
+    return bool((np.diff(levels) > 0).all())
 
 
 def check_clip(clip: Any) -> str | None:

@@ -389,6 +389,52 @@ class LinearVarianceSchedule(BoundedSchedule):
         return ops.sigmoid(-log_snr)
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class RectifiedFlowSchedule(BoundedSchedule):
+    """`noise_rates / signal_rates = shift * t / (1 - t)`: rectified flow, as in SD3 and Flux.
+
+    Rectified flow mixes by `(1 - t) * images + t * noises` and predicts `noises - images`. That is
+    nothing but a schedule and a scaling: divided by `sqrt((1 - t)² + t²)`, its mixture is that of
+    this schedule, of the same signal-to-noise ratio; what it predicts is `prediction_type="flow"`;
+    and its Euler steps are those of `keras_ddim.DDIM`. A network from elsewhere is to be handed
+    `noisy_images / (signal_rates + noise_rates)`, at `t = noise_rates / (signal_rates +
+    noise_rates)`.
+
+    A larger image needs more noise to hide as much. Of m pixels, where `shift=1` fits n, it has
+    `shift = sqrt(m / n)`, which lowers log-SNR by log(m / n) at all times.
+
+    Args:
+        shift: Positive; t becomes `shift * t / (1 + (shift - 1) * t)`. Flux's μ is its logarithm.
+            Defaults to 1.0.
+        start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
+
+    Example:
+
+    >>> keras_ddim.schedules.RectifiedFlowSchedule().rates(0.5)
+    (0.7071, 0.7071)
+
+    Reference:
+        [Liu et al., 2022, Flow Straight and Fast](https://arxiv.org/abs/2209.03003); the shift:
+        [Esser et al., 2024, Scaling Rectified Flow Transformers](https://arxiv.org/abs/2403.03206),
+        eq. 23
+    """
+
+    def __init__(
+        self, shift: float = 1.0, start_log_snr: float = 10.0, end_log_snr: float = -10.0
+    ) -> None:
+        super().__init__(start_log_snr, end_log_snr)
+        self.shift = _number("shift", shift, above=0)
+
+    def formula(self, times: Any) -> Any:
+        return 2 * (ops.log(1 - times) - ops.log(times) - math.log(self.shift))
+
+    def inverse_formula(self, log_snr: Any) -> Any:
+        return ops.sigmoid(-log_snr / 2 - math.log(self.shift))
+
+    def get_config(self) -> dict:
+        return {"shift": self.shift, **super().get_config()}
+
+
 # Schedules of timesteps
 
 
@@ -645,6 +691,7 @@ SCHEDULES = {
     "linear_beta": LinearBetaSchedule,
     "linear_variance": LinearVarianceSchedule,
     "log_snr_linear": LogSNRLinearSchedule,
+    "rectified_flow": RectifiedFlowSchedule,
     "scaled_linear_beta": ScaledLinearBetaSchedule,
     "sigmoid": SigmoidSchedule,
 }

@@ -5,9 +5,10 @@ the level after the last is that of time 0. A list that ends above 0 therefore h
 lead to the data, one that ends at 0 has its last evaluation there.
 
 `num_steps` is the number of times, at least 1; `schedule` the `keras_ddim.schedules.Schedule` to
-sample under, or its name. Where its end is infinite, the lists by noise level have log-SNR ±20
-there. Lists given as levels may be in any order, which the times keep, but the schedule must reach
-each of them. An argument that is not as described raises a `ValueError`.
+sample under, or its name. Where its end is infinite (zero terminal SNR), the lists by noise level
+have a log-SNR of ±12 there instead, which every sampler can follow. Lists given as levels may be
+in any order, which the times keep, but the schedule must reach each of them. An argument that is
+not as described raises a `ValueError`.
 
 ```python
 model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
@@ -22,12 +23,9 @@ import numpy as np
 
 from keras_ddim import schedules
 from keras_ddim.checks import check_choice, check_count
-from keras_ddim.noise_levels import LEVEL_TOLERANCE, timesteps_to_times
+from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite, timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
-
-# Stand-in for an infinite end of a schedule: signal or noise are a 22,000th of the other.
-LARGEST_LOG_SNR = 20.0
 
 
 # Lists by time
@@ -89,12 +87,14 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
             f"Received: num_timesteps={num_timesteps}, num_steps={num_steps}"
         )
     check_choice("spacing", spacing, SPACINGS)
+    # Quotients of integers, so that halves are halves.
     if spacing == "leading":
-        indices = np.arange(num_steps)[::-1] * (num_timesteps // num_steps)
+        indices: np.ndarray = np.arange(num_steps)[::-1] * (num_timesteps // num_steps)
     elif spacing == "linspace":
-        indices = np.round(np.linspace(num_timesteps - 1, 0, num_steps))
+        gaps = max(num_steps - 1, 1)
+        indices = np.round((num_timesteps - 1) * np.arange(gaps, gaps - num_steps, -1) / gaps)
     else:
-        indices = np.round(num_timesteps * uniform(num_steps)) - 1
+        indices = np.round(num_timesteps * np.arange(num_steps, 0, -1) / num_steps) - 1
     return timesteps_to_times(indices, num_timesteps)
 
 
@@ -115,9 +115,7 @@ def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
     num_steps = check_count("num_steps", num_steps)
     schedule = schedules.get(schedule)
     start, end = _ends(schedule)
-    times = _times_at(np.linspace(end, start, num_steps + 1)[:-1], schedule)
-    times[0] = 1.0
-    return times
+    return _times_from_start(np.linspace(end, start, num_steps + 1)[:-1], schedule)
 
 
 def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
@@ -143,9 +141,8 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     if not 0 < rho < math.inf:
         raise ValueError(f"`rho` must be a positive finite number. Received: rho={rho!r}")
     start_root, end_root = np.exp(_ends(schedule) / (-2 * rho))
-    times = _times_at(-2 * rho * np.log(np.linspace(end_root, start_root, num_steps)), schedule)
-    times[0] = 1.0
-    return times
+    levels = -2 * rho * np.log(np.linspace(end_root, start_root, num_steps))
+    return _times_from_start(levels, schedule)
 
 
 # Lists given as levels
@@ -191,6 +188,22 @@ def from_sigmas(sigmas: Any, schedule: Any) -> np.ndarray:
     return _times_of("sigmas", values, log_snr, schedule)
 
 
+def from_timesteps(timesteps: Any, num_timesteps: int) -> np.ndarray:
+    """Times of a list of timesteps, numbers from 0 (the cleanest) to `num_timesteps - 1`.
+
+    Example:
+
+    >>> keras_ddim.times.from_timesteps([999, 500, 100], num_timesteps=1000)
+    [1.0, 0.5005, 0.1001]
+    """
+    if check_count("num_timesteps", num_timesteps) < 2:
+        raise ValueError(
+            f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"
+        )
+    values = _check_values("timesteps", timesteps, 0, num_timesteps - 1)
+    return timesteps_to_times(values, num_timesteps)
+
+
 def _check_values(name: str, values: Any, low: float, high: float) -> np.ndarray:
     """`values` as a float64 array (steps,), all of them from `low` to `high`."""
     try:
@@ -230,6 +243,14 @@ def _times_at(log_snr: Any, schedule: Any) -> np.ndarray:
     return np.clip(times.astype("float64"), 0.0, 1.0)
 
 
+def _times_from_start(log_snr: Any, schedule: Any) -> np.ndarray:
+    """Times of levels of which the first is the noisiest that can be followed."""
+    times = _times_at(log_snr, schedule)
+    if math.isfinite(schedule.ends[1]):
+        times[0] = 1.0  # which the inverse may miss by a digit
+    return times
+
+
 def _ends(schedule: Any) -> np.ndarray:
     """Log-SNR at times 0 and 1, infinities replaced."""
-    return np.clip(schedule.ends, -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+    return finite(schedule.ends)

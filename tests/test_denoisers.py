@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_ddim
 from keras_ddim.denoisers import Clipped, GaussianDenoiser, NetworkDenoiser
+from keras_ddim.noise_levels import PREDICTION_TYPES
 from keras_ddim.sampling import Step, sample
 from tests.conftest import only_on, tiny_network
 
@@ -33,7 +34,7 @@ def network():
     return network
 
 
-@pytest.mark.parametrize("prediction_type", ["noise", "image", "velocity"])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("log_snr", [-2.0, 1.5])
 def test_components_add_up_to_the_noisy_images(network, noisy_images, prediction_type, log_snr):
     denoiser = NetworkDenoiser(network, prediction_type=prediction_type)
@@ -47,7 +48,7 @@ def test_components_add_up_to_the_noisy_images(network, noisy_images, prediction
     if prediction_type == "velocity":
         expected = np.sqrt(1 - variance) * noises - np.sqrt(variance) * images
     else:
-        expected = {"noise": noises, "image": images}[prediction_type]
+        expected = {"noise": noises, "image": images, "flow": noises - images}[prediction_type]
     np.testing.assert_allclose(prediction, expected, atol=1e-4)
 
 

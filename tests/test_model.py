@@ -376,6 +376,9 @@ class TestErrors:
             make_model().compile(loss=None)
 
 
+ZERO_TERMINAL = keras_ddim.schedules.LinearBetaSchedule(zero_terminal_snr=True)
+
+
 def reference_uniform_sampling(model, noise, steps):
     """The Keras example's reverse diffusion, written out in NumPy around the bare network."""
     start_angle, end_angle = np.arccos(0.95), np.arccos(0.02)
@@ -397,17 +400,75 @@ class TestGenerate:
     @pytest.mark.parametrize("steps", [1, 3, 20])
     def test_uniform_steps_are_the_examples(self, trained_model, steps):
         noise = np.random.default_rng(0).standard_normal((4, 8, 8, 3))
-        generated = trained_model.generate(4, steps, initial_noise=noise)
+        generated = trained_model.generate(4, steps, sampler="ddim", initial_noise=noise)
         expected = reference_uniform_sampling(trained_model, noise, steps)
         assert expected.std() > 0.02
         np.testing.assert_allclose(generated, expected, atol=2e-4)
         listed = trained_model.generate(
-            4, [1 - i / steps for i in range(steps)], initial_noise=noise
+            4, [1 - i / steps for i in range(steps)], sampler="ddim", initial_noise=noise
         )
         np.testing.assert_array_equal(generated, listed)
 
+    def test_a_number_without_a_sampler_is_unipc_along_uniform_log_snr(self, trained_model):
+        for schedule in (None, "log_snr_linear"):
+            times = keras_ddim.times.uniform_log_snr(4, schedule or trained_model.schedule)
+            with warnings.catch_warnings(action="ignore"):  # another schedule, another range
+                plain = trained_model.generate(2, 4, schedule=schedule, seed=0)
+                expected = trained_model.generate(
+                    2, times, sampler="unipc", schedule=schedule, seed=0
+                )
+            np.testing.assert_array_equal(plain, expected)
+
+    @pytest.mark.parametrize(
+        ("times", "schedule", "sampler"),
+        [
+            ([0.9, 0.6, 0.2], None, "unipc"),
+            ([0.9], None, "unipc"),
+            ([0.9, 0.6, 0.6, 0.2], None, "ddim"),
+            ([0.5, 0.9, 0.1], None, "ddim"),
+            ([1.0, 0.5, 0.2], ZERO_TERMINAL, "ddim"),  # no signal at all at time 1
+            ([0.9, 0.5, 0.2], ZERO_TERMINAL, "unipc"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:diffusion_times.*outside the range")
+    def test_lists_without_a_sampler(self, trained_model, times, schedule, sampler):
+        options = {"schedule": schedule, "seed": 0}
+        plain = trained_model.generate(2, times, **options)
+        expected = trained_model.generate(2, times, sampler=sampler, **options)
+        np.testing.assert_array_equal(plain, expected)
+
+    @pytest.mark.parametrize("sampler", sorted(set(keras_ddim.samplers.SAMPLERS) - {"dpm++"}))
+    @pytest.mark.filterwarnings("ignore:diffusion_times.*outside the range")
+    def test_every_sampler_starts_where_there_is_no_signal(self, trained_model, sampler):
+        for times in (
+            5,
+            keras_ddim.times.karras(5, ZERO_TERMINAL),
+            keras_ddim.times.uniform_log_snr(5, ZERO_TERMINAL),
+            keras_ddim.times.timesteps(5, 1000, "trailing"),
+        ):
+            images = trained_model.generate(
+                2, times, sampler=sampler, schedule=ZERO_TERMINAL, seed=0
+            )
+            assert np.isfinite(images).all()
+
+    def test_rising_lists_are_followed_with_a_warning(self, trained_model):
+        with pytest.warns(UserWarning, match="diffusion_times rise, from 0.1 to 0.9"):
+            assert np.isfinite(trained_model.generate(1, [0.1, 0.5, 0.9])).all()
+        with warnings.catch_warnings(action="error"):
+            trained_model.generate(1, [0.5, 0.9, 0.1])
+
+    def test_churn_out_of_the_range_of_training(self, trained_model):
+        churned = keras_ddim.Heun(churn=0.3)
+        with pytest.warns(UserWarning, match=r"\[0\]=1 .* with what Heun.* adds, 0.525 outside"):
+            trained_model.generate(1, [1.0, 0.5], sampler=churned)
+        with warnings.catch_warnings(action="error"):
+            trained_model.generate(1, [0.9, 0.5], sampler=churned)
+            limited = keras_ddim.Heun(churn=0.3, churn_max_sigma=40.0)
+            trained_model.generate(1, [1.0, 0.5], sampler=limited)
+
     @settings(max_examples=25, deadline=None)
     @given(times=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6))
+    @pytest.mark.filterwarnings("ignore:diffusion_times rise")
     def test_any_list(self, trained_model, times):
         generated = trained_model.generate(2, times, seed=1)
         assert generated.shape == (2, 8, 8, 3) and generated.dtype == "float32"
@@ -518,14 +579,15 @@ class TestGenerate:
         assert capsys.readouterr().out == ""
 
     def test_schedule_can_be_replaced(self, trained_model):
-        before = trained_model.generate(2, 3, seed=0)
+        before = trained_model.generate(2, 3, sampler="ddim", seed=0)
         trained_model.schedule = keras_ddim.CosineSchedule(0.1, 0.9)
-        after = trained_model.generate(2, 3, seed=0)
+        after = trained_model.generate(2, 3, sampler="ddim", seed=0)
         assert not np.allclose(before, after)
         log_snr = np.array(trained_model.schedule.log_snr([1.0, 2 / 3, 1 / 3]))
         times = np.array(keras_ddim.CosineSchedule().diffusion_times(log_snr))
         trained_model.schedule = keras_ddim.CosineSchedule()
-        np.testing.assert_allclose(trained_model.generate(2, times, seed=0), after, atol=1e-4)
+        translated = trained_model.generate(2, times, sampler="ddim", seed=0)
+        np.testing.assert_allclose(translated, after, atol=1e-4)
 
     @pytest.mark.parametrize("sampler", sorted(set(keras_ddim.samplers.SAMPLERS) - {"dpm++"}))
     def test_samplers(self, trained_model, sampler):
@@ -646,7 +708,7 @@ class TestGenerate:
 
 @pytest.mark.core
 class TestConditioningAndPrediction:
-    @pytest.mark.parametrize("prediction", ["noise", "image", "velocity"])
+    @pytest.mark.parametrize("prediction", ["noise", "image", "velocity", "flow"])
     @pytest.mark.parametrize("weighting", [None, "min_snr"])
     def test_trains_saves_and_generates(self, make_model, images, tmp_path, prediction, weighting):
         model = make_model(

@@ -51,7 +51,7 @@ def test_separate_undoes_mix(prediction_type, seed, log_snr):
 @types
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), log_snr=st.floats(-6, 6))
-def test_all_three_predictions_say_the_same(prediction_type, seed, log_snr):
+def test_all_predictions_say_the_same(prediction_type, seed, log_snr):
     """A wrong prediction, put in the words of either type, is the same wrong separation."""
     _, noisy_images, (noise_rate, signal_rate) = draw(seed, log_snr)
     prediction = np.random.default_rng(seed + 1).standard_normal(noisy_images.shape, "float32")
@@ -117,7 +117,7 @@ def test_separates_noise_by_default_and_in_both_precisions():
 
 
 @types
-@pytest.mark.parametrize("weighting", ["noise", "image", "velocity"])
+@pytest.mark.parametrize("weighting", ["noise", "image", "velocity", "flow"])
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31), log_snr=st.floats(-8, 8))
 def test_weights_turn_one_squared_error_into_another(prediction_type, weighting, seed, log_snr):
@@ -143,7 +143,12 @@ def test_weights_turn_one_squared_error_into_another(prediction_type, weighting,
 def test_truncated_and_min_snr(prediction_type):
     log_snr = np.array([-3.0, -0.5, 0.5, 3.0])
     snr = np.exp(log_snr)
-    error = {"image": 1, "noise": snr, "velocity": 1 + snr}[prediction_type]
+    error = {
+        "image": 1,
+        "noise": snr,
+        "velocity": 1 + snr,
+        "flow": (1 + np.sqrt(snr)) ** 2,
+    }[prediction_type]
     truncated = loss_weights(log_snr, prediction_type, "truncated_snr")
     np.testing.assert_allclose(truncated, np.maximum(snr, 1) / error, rtol=1e-6)
     for gamma in (5.0, 1.0):
@@ -176,3 +181,16 @@ def test_weights_are_finite_and_shaped_as_the_levels(prediction_type, weighting)
 def test_errors(function, message):
     with pytest.raises(ValueError, match=message):
         function()
+
+
+def test_the_velocity_is_what_edm_predicts_but_for_its_sign():
+    """Karras et al., eq. 7 and table 1, where data have unit variance and x is not scaled."""
+    noisy_images, network_output = np.random.default_rng(0).standard_normal((2, 1, 4, 4, 1))
+    for sigma in (0.05, 1.0, 20.0):
+        x = noisy_images * np.sqrt(1 + sigma**2)
+        c_skip, c_out = 1 / (1 + sigma**2), sigma / np.sqrt(1 + sigma**2)
+        noise_rate, signal_rate = sigma / np.sqrt(1 + sigma**2), 1 / np.sqrt(1 + sigma**2)
+        _, pred_images = separate(
+            noisy_images, -network_output, noise_rate, signal_rate, "velocity"
+        )
+        np.testing.assert_allclose(pred_images, c_skip * x + c_out * network_output, rtol=1e-12)

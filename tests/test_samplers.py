@@ -532,9 +532,12 @@ def test_no_signal_at_the_start_and_no_noise_at_the_end(sampler):
     assert np.isfinite(generate(sampler, levels[:1])[0]).all()
 
 
-def test_infinite_levels_are_named_where_they_are_not_accepted():
-    with pytest.raises(ValueError, match=r"diffusion_times\[0\]=1.0, of log-SNR -inf"):
-        check_levels(Heun(), [1.0, 0.5], [-math.inf, 0.0])
+def test_churn_visits_noisier_levels():
+    levels = np.array([-3.0, 0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(Heun().visited_levels(levels), levels)
+    sampler = Heun(churn=0.2, churn_max_sigma=np.exp(1.0))
+    raised = levels - 2 * np.log(1.2) * np.array([0, 1, 1, 0])
+    np.testing.assert_allclose(sampler.visited_levels(levels), raised, rtol=1e-12)
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), Heun(), UniPC(3)], ids=repr)

@@ -1,10 +1,12 @@
 """The loop and what `generate` adds to it, without a `DiffusionModel` around."""
 
 import gc
+import itertools
 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_ddim
 from keras_ddim import GaussianDenoiser, sampling, times
@@ -32,6 +34,42 @@ def test_a_network_of_ones_own():
     levels = keras_ddim.CosineSchedule().log_snr(times.uniform(8))
     images = sampling.generate(step, levels, num_images=3, image_shape=(8, 8, 3), seed=0)
     assert images.shape == (3, 8, 8, 3) and np.isfinite(images).all()
+
+
+def flow_network():
+    """A random network of rectified flow: [(1 - t) images + t noises, t] -> noises - images."""
+    return tiny_network((8, 8, 3), seed=3)
+
+
+def as_diffusion(network):
+    """The same network behind the scaling that turns this package's noisy images into its own."""
+    noisy_images, variances = keras.Input((8, 8, 3)), keras.Input((1, 1, 1))
+    rates_sum = ops.sqrt(variances) + ops.sqrt(1 - variances)
+    velocities = network([noisy_images / rates_sum, ops.sqrt(variances) / rates_sum])
+    return keras.Model([noisy_images, variances], velocities)
+
+
+def test_rectified_flow_is_diffusion_by_another_schedule_and_scaling():
+    network = flow_network()
+    weights = [w + 0.05 * np.cos(np.arange(w.size)).reshape(w.shape) for w in network.get_weights()]
+    network.set_weights(weights)  # the last layer starts at zeros
+    noises = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32")
+    schedule = keras_ddim.schedules.RectifiedFlowSchedule(shift=3.0)
+    diffusion_times = np.array([0.9, 0.7, 0.45, 0.1])
+    levels = ops.convert_to_numpy(schedule.log_snr(diffusion_times))
+
+    # As flow: Euler's method on d images / dt = velocity, from noise and down to t = 0.
+    shifted = 3.0 * diffusion_times / (1 + 2.0 * diffusion_times)
+    flow_images = noises * np.hypot(shifted[0], 1 - shifted[0])
+    for t, next_t in itertools.pairwise([*shifted, 0.0]):
+        t_of_each = np.full((2, 1, 1, 1), t, "float32")
+        velocities = network([ops.convert_to_tensor(x) for x in (flow_images, t_of_each)])
+        flow_images = flow_images + (next_t - t) * ops.convert_to_numpy(velocities)
+
+    denoiser = NetworkDenoiser(as_diffusion(network), prediction_type="flow")
+    images = sampling.generate(Step(denoiser, "ddim"), levels, 2, (8, 8, 3), initial_noise=noises)
+    assert np.abs(images - noises).max() > 0.1
+    np.testing.assert_allclose(images, flow_images, atol=2e-4)
 
 
 def test_images_have_the_distribution_of_the_data():

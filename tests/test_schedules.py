@@ -17,6 +17,7 @@ from keras_ddim.schedules import (
     LinearBetaSchedule,
     LinearVarianceSchedule,
     LogSNRLinearSchedule,
+    RectifiedFlowSchedule,
     ScaledLinearBetaSchedule,
     Schedule,
     SigmoidSchedule,
@@ -241,6 +242,18 @@ def test_sigmoid_is_the_formula():
 
 
 @in_float64
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_rectified_flow_is_the_formula(shift):
+    times = np.linspace(0.02, 0.9, 12)
+    schedule = RectifiedFlowSchedule(shift)
+    noise_rates, signal_rates = map(numpy, schedule.rates(times))
+    shifted = shift * times / (1 + (shift - 1) * times)  # Esser et al., eq. 23
+    np.testing.assert_allclose(noise_rates / (signal_rates + noise_rates), shifted, rtol=1e-5)
+    log_snr = numpy(schedule.log_snr(times))
+    unshifted = numpy(RectifiedFlowSchedule().log_snr(times))
+    np.testing.assert_allclose(log_snr, unshifted - 2 * np.log(shift), rtol=1e-5, atol=1e-5)
+
+
 def test_linear_variance_is_linear():
     times = np.linspace(0.001, 0.999, 100)
     noise_rates = numpy(LinearVarianceSchedule().rates(times)[0])

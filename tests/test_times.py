@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -37,6 +38,13 @@ def check_list(values, num_steps):
     assert (np.diff(values) < 0).all()
 
 
+def assert_starts_where_it_can(values, schedule):
+    if np.isfinite(schedule.ends[1]):
+        assert values[0] == 1
+    else:
+        np.testing.assert_allclose(log_snr_at(values[:1], schedule), -12.0)
+
+
 def log_snr_at(values, schedule):
     return ops.convert_to_numpy(schedule.log_snr(values))
 
@@ -66,6 +74,21 @@ def test_timesteps_are_those_of_the_paper(spacing, expected):
     np.testing.assert_allclose(999 * values[::-1] + 1, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("num_timesteps", [20, 100, 1000])
+def test_timesteps_are_rounded_exactly(num_timesteps):
+    """To the nearest, and halves to even: not to where a digit of floating point leads."""
+    last = num_timesteps - 1
+    for n in range(1, num_timesteps + 1):
+        trailing = [round(Fraction(num_timesteps * k, n)) - 1 for k in range(n, 0, -1)]
+        linspace = [round(Fraction(last * k, max(n - 1, 1))) for k in range(n - 1, -1, -1)]
+        for spacing, expected in (
+            ("trailing", trailing),
+            ("linspace", linspace if n > 1 else [last]),
+        ):
+            received = last * times.timesteps(n, num_timesteps, spacing)
+            np.testing.assert_allclose(received, expected, rtol=0, atol=1e-9)
+
+
 @settings(max_examples=50)
 @given(data=st.data(), num_timesteps=st.integers(2, 500), spacing=st.sampled_from(times.SPACINGS))
 def test_timesteps_are_distinct_and_integer(data, num_timesteps, spacing):
@@ -86,7 +109,8 @@ def test_timesteps_are_distinct_and_integer(data, num_timesteps, spacing):
 def test_uniform_log_snr(name, num_steps):
     values = times.uniform_log_snr(num_steps, PARTS[name])
     check_list(values, num_steps)
-    assert values[0] == 1 and values[-1] > 0
+    assert_starts_where_it_can(values, PARTS[name])
+    assert values[-1] > 0
     steps = np.diff(log_snr_at(np.append(values, 0.0), PARTS[name]))[1:]
     np.testing.assert_allclose(steps, steps[:1].repeat(len(steps)), rtol=1e-6)
 
@@ -97,7 +121,7 @@ def test_uniform_log_snr(name, num_steps):
 def test_karras(name, num_steps, rho):
     values = times.karras(num_steps, PARTS[name], rho)
     check_list(values, num_steps)
-    assert values[0] == 1
+    assert_starts_where_it_can(values, PARTS[name])
     if num_steps > 1:
         np.testing.assert_allclose(values[-1], 0, atol=1e-9)
     roots = np.exp(log_snr_at(values, PARTS[name]) / (-2 * rho))
@@ -126,6 +150,12 @@ def test_levels_become_the_times_that_have_them(name, wanted):
         np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-7)
 
 
+def test_from_timesteps():
+    values = times.from_timesteps([999, 500.5, 0], 1000)
+    assert values.dtype == np.float64
+    np.testing.assert_allclose(values, [1.0, 500.5 / 999, 0.0], rtol=1e-12)
+
+
 def test_levels_without_any_signal_or_noise():
     schedule = LinearBetaSchedule(zero_terminal_snr=True)
     assert times.from_noise_variances([1.0, 0.5], schedule)[0] == 1
@@ -152,6 +182,8 @@ def test_levels_rounded_to_float32_are_within_reach():
         (times.timesteps, (1, 1), "at least 2"),
         (times.timesteps, (5, 10, "even"), "one of .* Received: spacing='even'"),
         (times.from_log_snr, ([0.0, math.nan], "cosine"), r"log_snr\[1\]=nan"),
+        (times.from_timesteps, ([1000], 1000), r"in \[0, 999\].*timesteps\[0\]=1000"),
+        (times.from_timesteps, ([0], 1), "num_timesteps=1"),
         (times.from_log_snr, ([], "cosine"), "at least one number"),
         (times.from_log_snr, (3.0, "cosine"), "one-dimensional"),
         (times.from_sigmas, ([-1.0], "cosine"), r"sigmas\[0\]=-1.0"),

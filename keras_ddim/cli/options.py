@@ -58,10 +58,11 @@ class Parser(argparse.ArgumentParser):
         """Adds the model, and the options for how it generates; see `generate_options`."""
         saved = "a model saved by `train` or `model.save`, or a preset: "
         self.add_argument("model", metavar="MODEL", help=saved + ", ".join(presets.names()))
-        which += ": how many (uniform from 1 down), or a list such as 1,0.8,0.5,0.2"
+        which += ": how many (evenly spaced from 1 down), or a list such as 1,0.8,0.5,0.2"
         self.add("--times", default_times, which, type=times, **kwargs)
         names = sorted(samplers.SAMPLERS)
-        self.add("--sampler", "ddim", "how to step from time to time", choices=names)
+        how = "how to step from time to time (default: unipc, or ddim if times do not decrease)"
+        self.add("--sampler", None, how, choices=names)
         names = sorted(schedules.SCHEDULES)
         self.add("--schedule", None, "of the times, if not that of training", choices=names)
         clips = "none", "static", "dynamic"
