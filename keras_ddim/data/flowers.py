@@ -197,14 +197,19 @@ class _Scene(NamedTuple):
     backgrounds: _ColourPairs = _BACKGROUNDS
     lights: int = 4  # in the background
     off_centre: float = 1.0  # part of the way to the edge of the picture that flowers may be
+    spin: float = 1.0  # part of a full turn that they may be turned
 
 
 def _plain(family: _Family) -> _Family:
-    """The same large, seen from above, without what only some of them have."""
-    whorls = tuple(whorl for whorl in family.whorls if whorl.odds == 1)
+    """The same large, seen from above, in its first colours, with a fixed number of petals."""
+    whorls = tuple(
+        whorl._replace(petals=(sum(whorl.petals) // 2,) * 2, turn=(sum(whorl.turn) / 2,) * 2)
+        for whorl in family.whorls
+        if whorl.odds == 1
+    )
     radius = (0.55, 0.6) if family.stem == 1 else (0.8, 0.9)
     return family._replace(
-        whorls=whorls, radius=radius, tilt=0.0, stem=float(family.stem == 1), petal=family.petal[:2]
+        whorls=whorls, radius=radius, tilt=0.0, stem=float(family.stem == 1), petal=family.petal[:1]
     )
 
 
@@ -220,6 +225,7 @@ _PLAIN_FLOWERS = _Scene(
     ),
     lights=0,
     off_centre=0.0,
+    spin=0.0,
 )
 
 FAMILIES = tuple(family.name for family in _FLOWERS.families)
@@ -251,8 +257,9 @@ def draw_flowers(
         seed: Integer. `None`, the default, draws new pictures each time.
         return_labels: Whether to return the families too. Defaults to `False`.
         dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255.
-        plain: Whether to draw only six of the eight families, large and in the middle, on one of
-            three plain colours, which a network learns in a few minutes. Defaults to `False`.
+        plain: Whether to draw only six of the eight families, each in its first colours, large and
+            upright in the middle of one of three plain grounds, which a network learns in a few
+            minutes. Defaults to `False`.
 
     Returns:
         Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
@@ -370,10 +377,10 @@ def _draw(family: _Family, scene: _Scene, draws: _Draws, height: int, width: int
 
     # One that faces up or sideways looks shorter along one axis; one seen from the side only leans.
     upright = any(whorl.fan for whorl in family.whorls)
-    turn = draws.uniform(-0.2, 0.2) if upright else draws.uniform(0, 2 * np.pi)
+    turn = draws.uniform(-0.2, 0.2) if upright else draws.uniform(0, 2 * np.pi * scene.spin)
     shorten = 1.0 / (1.0 - draws.uniform(0, family.tilt))
     x, y = np.cos(turn) * x + np.sin(turn) * y, shorten * (np.cos(turn) * y - np.sin(turn) * x)
-    spin = draws.uniform(0, 2 * np.pi)
+    spin = draws.uniform(0, 2 * np.pi * scene.spin)
     for whorl in family.whorls:
         throat = family.throat if whorl.colours == "petal" else (0.0, 1.0)
         petals = _petals(x, y, pixel, whorl, throat, spin, draws)
