@@ -3,19 +3,20 @@
 import math
 import threading
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks, sampling, schedules
+from keras_ddim import checks, degradations, sampling, schedules
 from keras_ddim import samplers as samplers_by_name
 from keras_ddim import times as lists
 from keras_ddim.conditioning import Conditioning
+from keras_ddim.degradations import Degradation, Known, check_known
 from keras_ddim.denoisers import Clipped, Denoiser, NetworkDenoiser
-from keras_ddim.guidance import Guidance, check_guidance
+from keras_ddim.guidance import Guidance, check_guidance, check_guided
 from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.preconditioning import SpectralPreconditioning
@@ -27,6 +28,24 @@ DEFAULT_SAMPLER = samplers_by_name.UniPC()
 
 # Two unseeded generations at once must not get the same seed.
 SEED_LOCK = threading.Lock()
+
+
+class Plan(NamedTuple):
+    """A list of times, and what follows it.
+
+    Attributes:
+        times: The times, float64 (steps,).
+        levels: Their log-SNRs.
+        steps: The compiled step from each.
+        inputs: What the denoiser takes beside noisy images, arrays (num_images, ...).
+        evaluations: Network evaluations that an image costs.
+    """
+
+    times: np.ndarray
+    levels: list[Any]
+    steps: list[sampling.CompiledStep]
+    inputs: dict[str, np.ndarray]
+    evaluations: int
 
 
 class Generator:
@@ -58,18 +77,25 @@ class Generator:
         """Number of classes, which is the label for "any", too; 0 of a model without labels."""
         return len(self.class_names or ())
 
-    def make_denoiser(self, clip: bool | str = False, guidance: Guidance | None = None) -> Denoiser:
+    def make_denoiser(
+        self,
+        clip: bool | str = False,
+        guidance: Guidance | None = None,
+        degradation: Degradation | None = None,
+    ) -> Denoiser:
         """The averaged network as a `keras_ddim.denoisers.Denoiser`.
 
         Args:
             clip: As in `generate`. Defaults to False.
             guidance: How it is guided. Defaults to None: not at all.
+            degradation: What is known of the images. Defaults to None: nothing.
         """
         denoiser: Denoiser = self._denoise_with(self.ema_network)
         if guidance is not None:
             denoiser = guidance.wrap(denoiser, self.num_classes, self.normalizer)
         method = sampling.check_clip(clip)
-        return Clipped(denoiser, self.normalizer, method) if method else denoiser
+        denoiser = Clipped(denoiser, self.normalizer, method) if method else denoiser
+        return Known(denoiser, self.normalizer, degradation) if degradation else denoiser
 
     def _denoise_with(self, network: keras.Model) -> NetworkDenoiser:
         return NetworkDenoiser(
@@ -77,7 +103,12 @@ class Generator:
         )
 
     def make_step(
-        self, sampler: Any = None, clip: bool | str = False, guidance: Guidance | None = None
+        self,
+        sampler: Any = None,
+        clip: bool | str = False,
+        guidance: Guidance | None = None,
+        degradation: Degradation | None = None,
+        refinements: int = 0,
     ) -> sampling.CompiledStep:
         """A sampler's step on the averaged network, compiled; the last few are kept.
 
@@ -85,16 +116,22 @@ class Generator:
             sampler: As in `generate`. Defaults to None: DDIM, which follows any list.
             clip: As in `generate`. Defaults to False.
             guidance: How the network is guided. Defaults to None: not at all.
+            degradation: What is known of the images. Defaults to None: nothing.
+            refinements: For a `keras_ddim.sampling.Inversion` with so many, instead of a `Step`.
         """
         guidance = guidance or Guidance()
         sampler = samplers_by_name.get(sampler)
         options = bool(self.run_eagerly), bool(self.jit_compile)
 
         def make() -> sampling.CompiledStep:
-            step = sampling.Step(self.make_denoiser(clip, guidance), sampler)
+            denoiser = self.make_denoiser(clip, guidance, degradation)
+            step = sampling.Step(denoiser, sampler)
+            if refinements:
+                step = sampling.Inversion(denoiser, sampler, refinements)
             return sampling.CompiledStep(step, *options)
 
-        return self.compiled_steps.get(make, sampler, clip, guidance.key, *options)
+        parts = sampler, clip, guidance.key, degradation, refinements
+        return self.compiled_steps.get(make, *parts, *options)
 
     def count_evaluations(
         self,
@@ -117,10 +154,26 @@ class Generator:
             guide_model: See there.
             **options: Others, which cost nothing.
         """
-        sampler, times, _ = self._plan(diffusion_times, sampler, schedule)
+        sampler, times, _ = self._times(diffusion_times, sampler, schedule)
         guidance = check_guidance(guidance_scale, guidance_interval, model=guide_model)
         denoisers = [self.make_denoiser(guidance=guidance.at(time)) for time in times]
         return sampling.count_evaluations([sampling.Step(d, sampler) for d in denoisers])
+
+    def normalize(self, name: str, images: Any, num_images: int | None = None) -> np.ndarray:
+        """Images as handed in, checked, to the normalised space, float32.
+
+        Args:
+            name: Name of the argument, for messages.
+            images: (num_images, height, width, channels), in [0, 1] or 0..255.
+            num_images: How many there must be. Defaults to None: any number, from 1 on.
+        """
+        pixels = checks.check_image_batch(name, images, self.image_shape)
+        if len(pixels) != (num_images or max(len(pixels), 1)):
+            raise ValueError(
+                f"`{name}` must hold {num_images or 'at least one'} images. "
+                f"Received: {len(pixels)} images"
+            )
+        return ops.convert_to_numpy(self.normalizer(pixels.astype("float32")))
 
     def denormalize(self, images: Any) -> np.ndarray:
         """Images from the normalised space back to pixel values, clipped to [0, 1]."""
@@ -138,10 +191,14 @@ class Generator:
         guidance_rescale: float = 0.0,
         guide_model: Any = None,
         guidance_fn: Callable | None = None,
+        known_images: Any = None,
+        known_mask: Any = None,
+        degradation: Any = None,
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
         initial_noise: Any = None,
+        initial_images: Any = None,
         batch_size: int | None = None,
         clip: bool | str = False,
         return_trajectory: bool = False,
@@ -182,6 +239,14 @@ class Generator:
                 pixel values, to a loss for each, (batch,): images are led down its gradient, as
                 far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
                 None.
+            known_images: What is known of the images: an image, or one for each, pixel values in
+                [0, 1] or 0..255. Known pixels come out exactly as they are. Defaults to None:
+                nothing. A stochastic sampler, or `keras_ddim.times.renoised`, avoids seams.
+            known_mask: 1 where `known_images` are known, 0 where they are not: (height, width) or
+                (num_images, height, width, 1). Defaults to None: everywhere.
+            degradation: What `known_images` are of the images: a
+                `keras_ddim.degradations.Degradation`, such as `BlockAverage(4)` for images four
+                times as large, or "grey". Defaults to None: they are the images.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
                 or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to None:
                 `keras_ddim.UniPC()` where the times decrease strictly and all their noise levels
@@ -192,6 +257,8 @@ class Generator:
                 `num_images` and `batch_size` are. Defaults to None: the next of the model's own.
             initial_noise: Standard normal noise to start from instead, (num_images, height,
                 width, channels), in the model's normalised space.
+            initial_images: Images to start from, mixed with noise to the level of the first time;
+                see `edit`. Defaults to None: from noise alone.
             batch_size: Number of images generated together; it bounds the memory needed.
                 Defaults to 64.
             clip: Whether to clip the predicted images at each step: False, True or "static" (to
@@ -228,6 +295,8 @@ class Generator:
             batch_size = checks.check_count("batch_size", batch_size)
         if initial_noise is not None:
             initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
+        if initial_images is not None:
+            initial_images = self.normalize("initial_images", initial_images, num_images)
         entropy: Any = checks.check_seed(seed)
         if entropy is None:
             with SEED_LOCK:
@@ -235,42 +304,94 @@ class Generator:
         guidance = check_guidance(
             guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
         )
-        inputs = self._per_image_inputs(num_images, labels, guidance)
-        sampler, times, levels = self._plan(diffusion_times, sampler, schedule)
-        self._check_levels(sampler, times, levels)
-        steps = [self.make_step(sampler, clip, guidance.at(time)) for time in times]
-
-        evaluations = sampling.count_evaluations(steps)
-        num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
-        progress = Progress(num_batches * evaluations, "evaluation", verbose)
-        watchers: list[Callable] = [lambda visit: progress.advance(visit.evaluations)]
-        if callback is not None:
-            watchers.append(self._watcher(callback, times))
+        known = check_known(known_images, known_mask, degradation, num_images, self.image_shape)
+        degradation = degradations.get(degradation) if known else None
+        plan = self.plan(
+            num_images, diffusion_times, sampler, schedule, clip, labels, guidance, degradation
+        )
+        plan.inputs.update(known)
         recorder = sampling.Recorder()
+        watchers: list[Callable] = [recorder] if return_trajectory else []
+        if callback is not None:
+            watchers.append(self._watcher(callback, plan.times))
+        images = self.denormalize(
+            self.follow(
+                plan,
+                num_images,
+                verbose,
+                seed=entropy,
+                initial_noise=initial_noise,
+                initial_images=initial_images,
+                batch_size=batch_size,
+                watchers=watchers,
+            )
+        )
+        if degradation is not None:  # once more, free of what normalising rounds
+            images = ops.convert_to_numpy(degradation.correct(images, **known)).clip(0.0, 1.0)
+        if not return_trajectory:
+            return images
+        noisy_images, pred_images = recorder.arrays()
+        pred_images = self.denormalize(pred_images)
+        return sampling.Trajectory(images, noisy_images, pred_images, plan.times, plan.evaluations)
+
+    def plan(
+        self,
+        num_images: int,
+        diffusion_times: Any,
+        sampler: Any,
+        schedule: Any,
+        clip: bool | str,
+        labels: Any,
+        guidance: Guidance,
+        degradation: Degradation | None = None,
+        refinements: int = 0,
+    ) -> Plan:
+        """What follows a list of times, checked; arguments as in `generate` and `make_step`."""
+        check_guided(self, guidance, labels)
+        inputs: dict[str, np.ndarray] = {}
+        numbers = checks.check_labels(labels, num_images, self.class_names)
+        if numbers is not None:
+            inputs["labels"] = numbers
+        if not guidance.is_choice:
+            inputs["guidance_scale"] = np.full(num_images, guidance.scale, "float32")
+        sampler, times, levels = self._times(diffusion_times, sampler, schedule)
+        self._check_levels(sampler, times, levels)
+        steps = [
+            self.make_step(sampler, clip, guidance.at(time), degradation, refinements)
+            for time in times
+        ]
+        return Plan(times, list(levels), steps, inputs, sampling.count_evaluations(steps))
+
+    def follow(
+        self,
+        plan: Plan,
+        num_images: int,
+        verbose: int | str,
+        batch_size: int | None,
+        watchers: Sequence[Callable] = (),
+        **options: Any,
+    ) -> np.ndarray:
+        """`keras_ddim.sampling.generate`, with a progress bar, and finite."""
+        num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
+        progress = Progress(num_batches * plan.evaluations, "evaluation", verbose)
         images = sampling.generate(
-            steps,
-            levels,
+            plan.steps,
+            plan.levels,
             num_images,
             self.image_shape,
-            seed=entropy,
-            initial_noise=initial_noise,
             batch_size=batch_size,
-            watchers=[*watchers, recorder] if return_trajectory else watchers,
-            **inputs,
+            watchers=[lambda visit: progress.advance(visit.evaluations), *watchers],
+            **options,
+            **plan.inputs,
         )
         if not np.isfinite(images).all():
             raise ValueError(
                 "The model's network must make finite values of noise; its weights, or its noise "
                 f"levels, do not let it. Received: NaN or infinite images of {self.name!r}"
             )
-        images = self.denormalize(images)
-        if not return_trajectory:
-            return images
-        noisy_images, pred_images = recorder.arrays()
-        pred_images = self.denormalize(pred_images)
-        return sampling.Trajectory(images, noisy_images, pred_images, times, evaluations)
+        return images
 
-    def _plan(
+    def _times(
         self, diffusion_times: Any, sampler: Any, schedule: Any
     ) -> tuple[samplers_by_name.Sampler, np.ndarray, np.ndarray]:
         """The sampler, the times and their log-SNRs, that arguments of `generate` stand for."""
@@ -291,49 +412,6 @@ class Generator:
             callback(visit.step, time, noisy_images, self.denormalize(pred_images))
 
         return watch
-
-    def _per_image_inputs(self, num_images: int, labels: Any, guidance: Guidance) -> dict:
-        """What the denoiser takes beside noisy images, checked; arrays (num_images, ...)."""
-        inputs: dict[str, np.ndarray] = {}
-        numbers = checks.check_labels(labels, num_images, self.class_names)
-        if numbers is not None:
-            inputs["labels"] = numbers
-        needs_any = guidance.scale != 1 if guidance.model is None else labels is None
-        if self.class_names and not self.label_dropout and (labels is None or needs_any):
-            raise ValueError(
-                "`labels` must be given, and `guidance_scale` be 1, for a model trained with "
-                "`label_dropout=0`, which knows no images without label. "
-                f"Received: labels={labels!r}, guidance_scale={guidance.scale}"
-            )
-        if guidance.model is not None:
-            self._check_guide(guidance.model)
-        elif guidance.scale != 1 and labels is None:
-            raise ValueError(
-                "`guidance_scale` must be 1 where there are neither `labels` nor a `guide_model`. "
-                f"Received: guidance_scale={guidance.scale}"
-            )
-        if not guidance.is_choice:
-            inputs["guidance_scale"] = np.full(num_images, guidance.scale, "float32")
-        return inputs
-
-    def _check_guide(self, model: Any) -> None:
-        """Raises unless predictions of `model` can be compared with those of this one."""
-        classes = None if model.class_names is None else self.class_names
-        if (model.image_shape, model.class_names) != (self.image_shape, classes):
-            raise ValueError(
-                "`guide_model` must be of the same image shape and classes, or without labels. "
-                f"Received: guide_model of {model.image_shape}, {model.class_names}, for "
-                f"{self.image_shape}, {self.class_names}"
-            )
-        for name in ("mean", "deviation"):
-            ours, theirs = (
-                ops.convert_to_numpy(getattr(m.normalizer, name)) for m in (self, model)
-            )
-            if not np.allclose(ours, theirs, rtol=0.01, atol=0.01):
-                raise ValueError(
-                    "`guide_model` must be trained on the same images: the same normalizer. "
-                    f"Received: a {name} of {theirs}, for one of {ours}"
-                )
 
     def _check_levels(self, sampler: Any, times: np.ndarray, levels: np.ndarray) -> None:
         """Raises where sampler or network can't work at `levels`; warns where it never learnt."""
