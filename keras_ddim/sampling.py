@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks, samplers, schedules
+from keras_ddim import checks, degradations, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
 from keras_ddim.guidance import check_guidance
 from keras_ddim.noise_levels import mix, rates
@@ -529,6 +529,9 @@ GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "guidance_rescale": lambda value: check_guidance(rescale=value),
     "guide_model": lambda value: check_guidance(model=value),
     "guidance_fn": lambda value: check_guidance(loss=value),
+    "known_images": lambda value: value,
+    "known_mask": lambda value: value,
+    "degradation": degradations.get,
     "sampler": samplers.get,
     "schedule": schedules.get,
     "seed": checks.check_seed,
