@@ -9,8 +9,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 from keras_ddim import (
     callbacks,
     conditioning,
+    degradations,
     denoisers,
+    editing,
     encoders,
+    guidance,
     metrics,
     noise_levels,
     plots,
@@ -23,6 +26,7 @@ from keras_ddim import (
 )
 from keras_ddim.data import draw_flowers, load_images
 from keras_ddim.denoisers import GaussianDenoiser
+from keras_ddim.editing import interpolate
 from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet, ResidualUNet, SinusoidalEmbedding
@@ -65,9 +69,13 @@ __all__ = [
     "UniPC",
     "callbacks",
     "conditioning",
+    "degradations",
     "denoisers",
     "draw_flowers",
+    "editing",
     "encoders",
+    "guidance",
+    "interpolate",
     "load_images",
     "metrics",
     "noise_levels",

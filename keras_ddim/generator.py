@@ -2,130 +2,33 @@
 
 import math
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks, sampling, schedules
-from keras_ddim import samplers as samplers_by_name
-from keras_ddim import times as lists
-from keras_ddim.conditioning import Conditioning
-from keras_ddim.denoisers import Clipped, Denoiser, NetworkDenoiser
-from keras_ddim.guidance import Guidance, check_guidance
-from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite
-from keras_ddim.normalizer import Normalizer
-from keras_ddim.preconditioning import SpectralPreconditioning
+from keras_ddim import checks, degradations, sampling
+from keras_ddim.degradations import check_known
+from keras_ddim.guidance import check_guidance
+from keras_ddim.planning import Plan, Planner
 from keras_ddim.progress import Progress
-
-# What a number of times stands for, and the sampler, where none is given. It must decrease.
-DEFAULT_TIMES = lists.uniform_log_snr
-DEFAULT_SAMPLER = samplers_by_name.UniPC()
 
 # Two unseeded generations at once must not get the same seed.
 SEED_LOCK = threading.Lock()
 
 
-class Generator:
+class Generator(Planner):
     """The half of a `DiffusionModel` that generates; the other half trains.
 
     Attributes:
-        compiled_steps: The last few steps that were compiled.
         generation_seed_generator: Where unseeded generations get their seeds from; one of its own,
             for generating must not change what training draws.
     """
 
-    image_shape: tuple[int, int, int]
-    schedule: Any
-    conditioning: Conditioning
-    prediction_type: str
-    preconditioning: SpectralPreconditioning | None
-    class_names: list[str] | None
-    label_dropout: float
-    ema_network: keras.Model
-    normalizer: Normalizer
-    compiled_steps: sampling.CompiledSteps
     generation_seed_generator: keras.random.SeedGenerator
     name: str
-    run_eagerly: bool
-    jit_compile: bool
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, which is the label for "any", too; 0 of a model without labels."""
-        return len(self.class_names or ())
-
-    def make_denoiser(self, clip: bool | str = False, guidance: Guidance | None = None) -> Denoiser:
-        """The averaged network as a `keras_ddim.denoisers.Denoiser`.
-
-        Args:
-            clip: As in `generate`. Defaults to False.
-            guidance: How it is guided. Defaults to None: not at all.
-        """
-        denoiser: Denoiser = self._denoise_with(self.ema_network)
-        if guidance is not None:
-            denoiser = guidance.wrap(denoiser, self.num_classes, self.normalizer)
-        method = sampling.check_clip(clip)
-        return Clipped(denoiser, self.normalizer, method) if method else denoiser
-
-    def _denoise_with(self, network: keras.Model) -> NetworkDenoiser:
-        return NetworkDenoiser(
-            network, self.conditioning, self.prediction_type, self.preconditioning
-        )
-
-    def make_step(
-        self, sampler: Any = None, clip: bool | str = False, guidance: Guidance | None = None
-    ) -> sampling.CompiledStep:
-        """A sampler's step on the averaged network, compiled; the last few are kept.
-
-        Args:
-            sampler: As in `generate`. Defaults to None: DDIM, which follows any list.
-            clip: As in `generate`. Defaults to False.
-            guidance: How the network is guided. Defaults to None: not at all.
-        """
-        guidance = guidance or Guidance()
-        sampler = samplers_by_name.get(sampler)
-        options = bool(self.run_eagerly), bool(self.jit_compile)
-
-        def make() -> sampling.CompiledStep:
-            step = sampling.Step(self.make_denoiser(clip, guidance), sampler)
-            return sampling.CompiledStep(step, *options)
-
-        return self.compiled_steps.get(make, sampler, clip, guidance.key, *options)
-
-    def count_evaluations(
-        self,
-        diffusion_times: Any = 20,
-        sampler: Any = None,
-        schedule: Any = None,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guide_model: Any = None,
-        **options: Any,
-    ) -> int:
-        """Evaluations of the network (and of `guide_model`) that an image costs.
-
-        Args:
-            diffusion_times: As in `generate`, as are all others.
-            sampler: See there.
-            schedule: See there.
-            guidance_scale: See there.
-            guidance_interval: See there.
-            guide_model: See there.
-            **options: Others, which cost nothing.
-        """
-        sampler, times, _ = self._plan(diffusion_times, sampler, schedule)
-        guidance = check_guidance(guidance_scale, guidance_interval, model=guide_model)
-        denoisers = [self.make_denoiser(guidance=guidance.at(time)) for time in times]
-        return sampling.count_evaluations([sampling.Step(d, sampler) for d in denoisers])
-
-    def denormalize(self, images: Any) -> np.ndarray:
-        """Images from the normalised space back to pixel values, clipped to [0, 1]."""
-        pixels = ops.convert_to_numpy(self.normalizer.denormalize(images))
-        return np.clip(pixels, 0.0, 1.0)
 
     def generate(
         self,
@@ -138,10 +41,14 @@ class Generator:
         guidance_rescale: float = 0.0,
         guide_model: Any = None,
         guidance_fn: Callable | None = None,
+        known_images: Any = None,
+        known_mask: Any = None,
+        degradation: Any = None,
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
         initial_noise: Any = None,
+        initial_images: Any = None,
         batch_size: int | None = None,
         clip: bool | str = False,
         return_trajectory: bool = False,
@@ -182,6 +89,14 @@ class Generator:
                 pixel values, to a loss for each, (batch,): images are led down its gradient, as
                 far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
                 None.
+            known_images: What is known of the images: an image, or one for each, pixel values in
+                [0, 1] or 0..255. Known pixels come out exactly as they are. Defaults to None:
+                nothing. A stochastic sampler, or `keras_ddim.times.renoised`, avoids seams.
+            known_mask: 1 where `known_images` are known, 0 where they are not: (height, width) or
+                (num_images, height, width, 1). Defaults to None: everywhere.
+            degradation: What `known_images` are of the images: a
+                `keras_ddim.degradations.Degradation`, such as `BlockAverage(4)` for images four
+                times as large, or "grey". Defaults to None: they are the images.
             sampler: How to step from a noise level to the next: a `keras_ddim.samplers.Sampler`
                 or a name, such as "ddim", "ddpm", "heun", "unipc". Defaults to None:
                 `keras_ddim.UniPC()` where the times decrease strictly and all their noise levels
@@ -192,6 +107,8 @@ class Generator:
                 `num_images` and `batch_size` are. Defaults to None: the next of the model's own.
             initial_noise: Standard normal noise to start from instead, (num_images, height,
                 width, channels), in the model's normalised space.
+            initial_images: Images to start from, mixed with noise to the level of the first time;
+                see `edit`. Defaults to None: from noise alone.
             batch_size: Number of images generated together; it bounds the memory needed.
                 Defaults to 64.
             clip: Whether to clip the predicted images at each step: False, True or "static" (to
@@ -228,6 +145,8 @@ class Generator:
             batch_size = checks.check_count("batch_size", batch_size)
         if initial_noise is not None:
             initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
+        if initial_images is not None:
+            initial_images = self.normalize("initial_images", initial_images, num_images)
         entropy: Any = checks.check_seed(seed)
         if entropy is None:
             with SEED_LOCK:
@@ -235,54 +154,64 @@ class Generator:
         guidance = check_guidance(
             guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
         )
-        inputs = self._per_image_inputs(num_images, labels, guidance)
-        sampler, times, levels = self._plan(diffusion_times, sampler, schedule)
-        self._check_levels(sampler, times, levels)
-        steps = [self.make_step(sampler, clip, guidance.at(time)) for time in times]
-
-        evaluations = sampling.count_evaluations(steps)
-        num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
-        progress = Progress(num_batches * evaluations, "evaluation", verbose)
-        watchers: list[Callable] = [lambda visit: progress.advance(visit.evaluations)]
-        if callback is not None:
-            watchers.append(self._watcher(callback, times))
+        known = check_known(known_images, known_mask, degradation, num_images, self.image_shape)
+        degradation = degradations.get(degradation) if known else None
+        plan = self.plan(
+            num_images, diffusion_times, sampler, schedule, clip, labels, guidance, degradation
+        )
+        plan.inputs.update(known)
         recorder = sampling.Recorder()
+        watchers: list[Callable] = [recorder] if return_trajectory else []
+        if callback is not None:
+            watchers.append(self._watcher(callback, plan.times))
+        images = self.denormalize(
+            self.follow(
+                plan,
+                num_images,
+                verbose,
+                seed=entropy,
+                initial_noise=initial_noise,
+                initial_images=initial_images,
+                batch_size=batch_size,
+                watchers=watchers,
+            )
+        )
+        if degradation is not None:  # once more, free of what normalising rounds
+            images = ops.convert_to_numpy(degradation.correct(images, **known)).clip(0.0, 1.0)
+        if not return_trajectory:
+            return images
+        noisy_images, pred_images = recorder.arrays()
+        pred_images = self.denormalize(pred_images)
+        return sampling.Trajectory(images, noisy_images, pred_images, plan.times, plan.evaluations)
+
+    def follow(
+        self,
+        plan: Plan,
+        num_images: int,
+        verbose: int | str,
+        batch_size: int | None,
+        watchers: Sequence[Callable] = (),
+        **options: Any,
+    ) -> np.ndarray:
+        """`keras_ddim.sampling.generate`, with a progress bar, and finite."""
+        num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
+        progress = Progress(num_batches * plan.evaluations, "evaluation", verbose)
         images = sampling.generate(
-            steps,
-            levels,
+            plan.steps,
+            plan.levels,
             num_images,
             self.image_shape,
-            seed=entropy,
-            initial_noise=initial_noise,
             batch_size=batch_size,
-            watchers=[*watchers, recorder] if return_trajectory else watchers,
-            **inputs,
+            watchers=[lambda visit: progress.advance(visit.evaluations), *watchers],
+            **options,
+            **plan.inputs,
         )
         if not np.isfinite(images).all():
             raise ValueError(
                 "The model's network must make finite values of noise; its weights, or its noise "
                 f"levels, do not let it. Received: NaN or infinite images of {self.name!r}"
             )
-        images = self.denormalize(images)
-        if not return_trajectory:
-            return images
-        noisy_images, pred_images = recorder.arrays()
-        pred_images = self.denormalize(pred_images)
-        return sampling.Trajectory(images, noisy_images, pred_images, times, evaluations)
-
-    def _plan(
-        self, diffusion_times: Any, sampler: Any, schedule: Any
-    ) -> tuple[samplers_by_name.Sampler, np.ndarray, np.ndarray]:
-        """The sampler, the times and their log-SNRs, that arguments of `generate` stand for."""
-        times = checks.check_diffusion_times(diffusion_times)
-        schedule = self.schedule if schedule is None else schedules.get(schedule)
-        if sampler is None and isinstance(diffusion_times, (int, np.integer)):
-            times = DEFAULT_TIMES(len(times), schedule)
-        levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
-        if sampler is None and np.isfinite(levels).all() and sampling.decrease(levels):
-            sampler = DEFAULT_SAMPLER
-        sampler = samplers_by_name.get(sampler)
-        return sampler, times, levels if sampler.accepts_infinite_levels else finite(levels)
+        return images
 
     def _watcher(self, callback: Callable, times: np.ndarray) -> Callable[[sampling.Visit], None]:
         def watch(visit: sampling.Visit) -> None:
@@ -291,69 +220,3 @@ class Generator:
             callback(visit.step, time, noisy_images, self.denormalize(pred_images))
 
         return watch
-
-    def _per_image_inputs(self, num_images: int, labels: Any, guidance: Guidance) -> dict:
-        """What the denoiser takes beside noisy images, checked; arrays (num_images, ...)."""
-        inputs: dict[str, np.ndarray] = {}
-        numbers = checks.check_labels(labels, num_images, self.class_names)
-        if numbers is not None:
-            inputs["labels"] = numbers
-        needs_any = guidance.scale != 1 if guidance.model is None else labels is None
-        if self.class_names and not self.label_dropout and (labels is None or needs_any):
-            raise ValueError(
-                "`labels` must be given, and `guidance_scale` be 1, for a model trained with "
-                "`label_dropout=0`, which knows no images without label. "
-                f"Received: labels={labels!r}, guidance_scale={guidance.scale}"
-            )
-        if guidance.model is not None:
-            self._check_guide(guidance.model)
-        elif guidance.scale != 1 and labels is None:
-            raise ValueError(
-                "`guidance_scale` must be 1 where there are neither `labels` nor a `guide_model`. "
-                f"Received: guidance_scale={guidance.scale}"
-            )
-        if not guidance.is_choice:
-            inputs["guidance_scale"] = np.full(num_images, guidance.scale, "float32")
-        return inputs
-
-    def _check_guide(self, model: Any) -> None:
-        """Raises unless predictions of `model` can be compared with those of this one."""
-        classes = None if model.class_names is None else self.class_names
-        if (model.image_shape, model.class_names) != (self.image_shape, classes):
-            raise ValueError(
-                "`guide_model` must be of the same image shape and classes, or without labels. "
-                f"Received: guide_model of {model.image_shape}, {model.class_names}, for "
-                f"{self.image_shape}, {self.class_names}"
-            )
-        for name in ("mean", "deviation"):
-            ours, theirs = (
-                ops.convert_to_numpy(getattr(m.normalizer, name)) for m in (self, model)
-            )
-            if not np.allclose(ours, theirs, rtol=0.01, atol=0.01):
-                raise ValueError(
-                    "`guide_model` must be trained on the same images: the same normalizer. "
-                    f"Received: a {name} of {theirs}, for one of {ours}"
-                )
-
-    def _check_levels(self, sampler: Any, times: np.ndarray, levels: np.ndarray) -> None:
-        """Raises where sampler or network can't work at `levels`; warns where it never learnt."""
-        sampling.check_levels(sampler, times, levels)
-        visited = sampler.visited_levels(levels)
-        self.conditioning.check(visited)
-        excess = self.schedule.excess(visited)
-        worst = np.argmax(excess)
-        if excess[worst] > LEVEL_TOLERANCE:
-            start, end = self.schedule.ends
-            added = "" if visited[worst] == levels[worst] else f", with what {sampler} adds"
-            warnings.warn(
-                f"diffusion_times[{worst}]={times[worst]:g} means a log-SNR of "
-                f"{visited[worst]:.4g}{added}, {excess[worst]:.3g} outside the range of training, "
-                f"{end:.4g} to {start:.4g}",
-                stacklevel=3,
-            )
-        if len(levels) > 1 and (np.diff(levels) < 0).all():
-            warnings.warn(
-                f"diffusion_times rise, from {times[0]:g} to {times[-1]:g}: images come out of "
-                "noise, time 1, where they decrease",
-                stacklevel=3,
-            )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ddim import checks
@@ -108,6 +109,42 @@ def check_guidance(
             f"Received: guidance_fn={loss!r}"
         )
     return Guidance(scale, (low, high), rescale, model, loss)
+
+
+def check_guided(model: Any, guidance: Guidance, labels: Any) -> None:
+    """Raises a `ValueError` unless `model` can be guided so to images of these labels."""
+    if guidance.model is not None:
+        check_guide(model, guidance.model)
+    elif guidance.scale != 1 and labels is None:
+        raise ValueError(
+            "`guidance_scale` must be 1 where there are neither `labels` nor a `guide_model`. "
+            f"Received: guidance_scale={guidance.scale}"
+        )
+    is_without_label = labels is None or (guidance.scale != 1 and guidance.model is None)
+    if model.class_names and not model.label_dropout and is_without_label:
+        raise ValueError(
+            "`labels` must be given, and `guidance_scale` be 1, for a model trained with "
+            "`label_dropout=0`, which knows no images without label. "
+            f"Received: labels={labels!r}, guidance_scale={guidance.scale}"
+        )
+
+
+def check_guide(model: Any, guide: Any) -> None:
+    """Raises a `ValueError` unless predictions of one model can be compared with the other's."""
+    classes = None if guide.class_names is None else model.class_names
+    if (guide.image_shape, guide.class_names) != (model.image_shape, classes):
+        raise ValueError(
+            "`guide_model` must be of the same image shape and classes, or without labels. "
+            f"Received: guide_model of {guide.image_shape}, {guide.class_names}, for "
+            f"{model.image_shape}, {model.class_names}"
+        )
+    for name in ("mean", "deviation"):
+        ours, theirs = (ops.convert_to_numpy(getattr(m.normalizer, name)) for m in (model, guide))
+        if not np.allclose(ours, theirs, rtol=0.01, atol=0.01):
+            raise ValueError(
+                "`guide_model` must be trained on the same images: the same normalizer. "
+                f"Received: a {name} of {theirs}, for one of {ours}"
+            )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -12,7 +12,7 @@ from keras import ops
 from keras_ddim import checks, presets, sampling, schedules
 from keras_ddim import conditioning as conditionings
 from keras_ddim import preconditioning as preconditionings
-from keras_ddim.generator import Generator
+from keras_ddim.editing import Editor
 from keras_ddim.guard import (
     ReplicaSeedGenerator,
     image_range,
@@ -55,7 +55,7 @@ class Prediction(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiffusionModel(Generator, ImageTrainer):
+class DiffusionModel(Editor, ImageTrainer):
     """A diffusion model: `noisy_images = signal_rates * images + noise_rates * noises`, undone.
 
     Training mixes images with noise at random diffusion times and teaches `network` to predict

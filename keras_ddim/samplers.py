@@ -108,7 +108,9 @@ class DDIM(Sampler):
     `ς = eta s' √(1 − σ'² / σ²)`. First order, one network evaluation a step. With `eta=0` it is
     deterministic, with `eta=1` it is ancestral sampling, as `DDPM`.
 
-    Follows any list of times; steps to a higher noise level are deterministic.
+    Follows any list of times. Up to a higher noise level, σ and σ' change places in ς: with
+    `eta=1`, the step then adds the noise that training would, whatever is predicted; with `eta=0`,
+    it goes back the way that it came.
 
     Args:
         eta: Amount of fresh noise, in [0, 1]. Defaults to 0.
@@ -144,9 +146,11 @@ class DDIM(Sampler):
         if not self.is_stochastic:
             return mix(pred_images, pred_noises, next_noise_rate, next_signal_rate), pred_images, ()
         # σ'² / σ² from the levels themselves: in short steps, the rates have lost its digits.
-        log_ratio = ops.minimum(log_snr - next_log_snr, 0.0)
+        log_ratio = -ops.abs(log_snr - next_log_snr)
         kept_rate = next_noise_rate * ops.sqrt(1 - self.eta**2 + self.eta**2 * ops.exp(log_ratio))
-        fresh_rate = next_noise_rate if self.variance == "small" else noise_rate
+        fresh_rate = next_noise_rate
+        if self.variance == "large":
+            fresh_rate = ops.maximum(noise_rate, next_noise_rate)
         fresh_rate = fresh_rate * self.eta * ops.sqrt(-ops.expm1(log_ratio))
         next_noisy_images = mix(pred_images, pred_noises, kept_rate, next_signal_rate)
         return next_noisy_images + fresh_rate * self._check_noises(noises), pred_images, ()
@@ -162,7 +166,7 @@ class DDPM(DDIM):
     Ancestral sampling: as much of the predicted noise as training's mixing allows is replaced by
     fresh noise. The same as `DDIM(eta=1)`. First order, one network evaluation a step.
 
-    Follows any list of times; steps to a higher noise level are deterministic.
+    Follows any list of times. Up to a higher noise level, it adds the noise that training would.
 
     Args:
         variance: That of the fresh noise: "small" (the β̃ of the paper) or "large" (β), which is
@@ -190,8 +194,9 @@ class Euler(Sampler):
     an optional churn, which raises the noise level to σ (1 + churn) with fresh noise. First order,
     one network evaluation a step; without churn the same as `DDIM()`.
 
-    Follows any list of times. Churn at the noisiest level of training leaves the range of training;
-    `churn_max_sigma` keeps it from doing so.
+    Follows any list of times. Up to a higher noise level, the equation is followed backwards, which
+    inverts images to noise; fresh noise comes from the churn alone. Churn at the noisiest level of
+    training leaves the range of training; `churn_max_sigma` keeps it from doing so.
 
     Args:
         churn: How much of σ is added before each step, in [0, √2 − 1]: S_churn / steps in the
@@ -279,7 +284,7 @@ class Heun(Euler):
     Heun's method on the equation of `Euler`, with the same churn: pred_noises' is the noise in the
     images that Euler's step ends at. Second order, two network evaluations a step.
 
-    Follows any list of times.
+    Follows any list of times, up to a higher noise level as `Euler`.
 
     Args:
         churn: See `Euler`.
@@ -400,7 +405,8 @@ class DPMSolverPP(Sampler):
 
     Args:
         order: 1, 2 or 3; 1 or 2 if `stochastic`. Defaults to 2.
-        variant: "multistep" (2M, 3M) or "singlestep" (2S, 3S), which follows any list of times.
+        variant: "multistep" (2M, 3M) or "singlestep" (2S, 3S), which follows any list of times, up
+            to a higher noise level as `Euler` without churn.
             Defaults to "multistep".
         stochastic: Whether to add fresh noise (SDE-DPM-Solver++); multistep only. Defaults to
             False.

@@ -21,9 +21,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks, samplers, schedules
+from keras_ddim import checks, degradations, samplers, schedules
 from keras_ddim.denoisers import CLIPPINGS, Denoiser
 from keras_ddim.guidance import check_guidance
+from keras_ddim.noise_levels import mix, rates
 
 BATCH_SIZE = 64
 STEPS_KEPT = 8
@@ -39,7 +40,8 @@ class Step(keras.layers.Layer):
     Call arguments:
         noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
         log_snr: The present noise level, a scalar tensor.
-        next_log_snr: The level to go to. Defaults to None: the images are only denoised.
+        next_log_snr: The level to go to. Defaults to None, that of clean images: the images are
+            only denoised.
         state: The state of the sampler.
         noises: Standard normal noise, as `noisy_images`, for stochastic samplers.
         **per_image: What else the denoiser takes, such as `labels` (batch,).
@@ -77,8 +79,84 @@ class Step(keras.layers.Layer):
 
         if next_log_snr is None:
             _, pred_images = denoise(noisy_images, log_snr)
-            return noisy_images, pred_images, state
+            return pred_images, pred_images, state
         return self.sampler.step(denoise, noisy_images, log_snr, next_log_snr, state, noises)
+
+
+class Inversion(Step):
+    """From a noise level to a noisier one: to where `Step` leads back from.
+
+    Solves `step(x) = noisy_images` for x, by iterating `x += α'/α (noisy_images - step(x))`, from
+    where the step before, continued, would lead. With DDIM, that is its implicit step. From the
+    level of clean images, None, `step` is the denoiser.
+
+    Args:
+        denoiser: A `keras_ddim.denoisers.Denoiser`.
+        sampler: A deterministic `keras_ddim.Sampler` whose steps do not depend on earlier ones, or
+            its name. Defaults to None: DDIM.
+        refinements: Number of iterations, each of which costs as much as a step.
+
+    Call arguments:
+        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
+        log_snr: The present noise level. Defaults to None, that of clean images.
+        next_log_snr: The noisier level to go to, a scalar tensor.
+        state: What the step before returned.
+        **per_image: What else the denoiser takes.
+
+    Returns:
+        `(next_noisy_images, next_noisy_images, state)`.
+
+    Raises:
+        ValueError: If `sampler` is another.
+
+    Reference:
+        [Song et al., 2020](https://arxiv.org/abs/2010.02502), section 4.3;
+        [Pan et al., 2023, Accelerated Iterative Diffusion
+        Inversion](https://arxiv.org/abs/2309.04907)
+    """
+
+    def __init__(self, denoiser: Any, sampler: Any = None, refinements: int = 1) -> None:
+        super().__init__(denoiser, sampler)
+        self.refinements = checks.check_count("refinements", refinements)
+        if self.sampler.is_stochastic or self.sampler.needs_decreasing:
+            raise ValueError(
+                "`sampler` must be deterministic, and no multistep solver, to be inverted: DDIM, "
+                "Euler, Heun and DPMSolverPP(variant='singlestep') are. "
+                f"Received: sampler={self.sampler}"
+            )
+
+    def init(self, noisy_images: Any) -> tuple:
+        return (ops.zeros_like(noisy_images),)
+
+    def count_evaluations(self, is_last: bool = False) -> int:
+        return self.refinements * super().count_evaluations(is_last)
+
+    def call(  # type: ignore[override]
+        self,
+        noisy_images: Any,
+        log_snr: Any = None,
+        next_log_snr: Any = None,
+        state: tuple = (),
+        **per_image: Any,
+    ) -> tuple[Any, Any, tuple]:
+        noise_rate, signal_rate = (0.0, 1.0) if log_snr is None else rates(log_snr)
+        next_noise_rate, next_signal_rate = rates(next_log_snr)
+        ratio = next_signal_rate / signal_rate
+        start, added_rate = ratio * noisy_images, next_noise_rate - ratio * noise_rate
+        # Along d(noisy_images / α) / dσ, which the step before has last seen.
+        (slope,) = state
+        next_noisy_images = start + added_rate * slope
+        for _ in range(self.refinements):
+            back, *_ = super().call(
+                next_noisy_images,
+                next_log_snr,
+                log_snr,
+                self.sampler.init(next_noisy_images),
+                **per_image,
+            )
+            next_noisy_images = next_noisy_images + ratio * (noisy_images - back)
+        slope = (next_noisy_images - start) / added_rate
+        return next_noisy_images, next_noisy_images, (slope,)
 
 
 def sample(
@@ -96,7 +174,8 @@ def sample(
     Args:
         step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
         noisy_images: What to start from, at the level `levels[0]`.
-        levels: log-SNRs, an array or a tensor (steps,) of the dtype of `noisy_images`.
+        levels: log-SNRs, an array, a list or a tensor (steps,) of the dtype of `noisy_images`. The
+            level of clean images, None, follows the last of them, unless it is the first.
         state: State of the sampler. Defaults to None: that before the first step.
         draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
             by stochastic samplers, and called once a step.
@@ -111,18 +190,24 @@ def sample(
     if ops.is_tensor(levels):
         levels = ops.unstack(levels)
     else:  # JAX would compile the unstacking of each length
-        levels = [ops.convert_to_tensor(level) for level in np.asarray(levels)]
-    for step, (log_snr, next_log_snr) in zip(steps, itertools.pairwise([*levels, None])):
-        inputs = dict(per_image)
+        as_tensor = ops.convert_to_tensor
+        levels = [level if level is None else as_tensor(np.asarray(level)) for level in levels]
+    for step, (log_snr, next_log_snr) in zip(steps, _pairs(levels)):
+        inputs = {"log_snr": log_snr, "next_log_snr": next_log_snr, **per_image}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
         if next_log_snr is not None:
-            inputs |= {"next_log_snr": next_log_snr, "state": state}
+            inputs["state"] = state
             if step.sampler.is_stochastic and draw_noises is not None:
                 inputs["noises"] = draw_noises()
-        next_noisy_images, pred_images, state = step(
-            noisy_images=noisy_images, log_snr=log_snr, **inputs
-        )
+        next_noisy_images, pred_images, state = step(noisy_images=noisy_images, **inputs)
         yield noisy_images, pred_images
         noisy_images = next_noisy_images
+
+
+def _pairs(levels: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """The levels that each step leads from and to."""
+    is_from_clean_images = levels[0] is None
+    return list(itertools.pairwise(levels if is_from_clean_images else [*levels, None]))
 
 
 def _one_for_each(step: Any, levels: Any) -> Sequence[Any]:
@@ -293,21 +378,26 @@ def generate(
     *,
     seed: Any = None,
     initial_noise: Any = None,
+    initial_images: Any = None,
     batch_size: int | None = None,
     watchers: Iterable[Callable[[Visit], None]] = (),
     **per_image: Any,
 ) -> np.ndarray:
     """Generates images from noise along a list of noise levels, in the normalised space.
 
+    Or goes on from other images, or from images to noise, if the levels begin with None.
+
     Args:
         step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
-        levels: log-SNRs to visit, float32 (steps,).
+        levels: log-SNRs to visit, as in `sample`; float32.
         num_images: Number of images.
         image_shape: (height, width, channels).
         seed: Integer or list of integers of at least 0; image i depends on it and i alone. Defaults
             to None: a random one.
         initial_noise: Standard normal noise to start from, (num_images, *image_shape).
             Defaults to None: from `seed`.
+        initial_images: Images to start from, (num_images, *image_shape), mixed with that noise at
+            the first level. Defaults to None: only the noise.
         batch_size: Number of images generated together at most. Defaults to 64.
         watchers: Callables that are handed each `Visit`: a batch of images at a level.
         **per_image: What else the denoiser takes, arrays (num_images, ...).
@@ -315,7 +405,9 @@ def generate(
     Returns:
         float32 NumPy array (num_images, *image_shape).
     """
-    levels = ops.convert_to_numpy(levels).astype("float32")
+    levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
+    levels = [level if level is None else np.float32(level) for level in levels]
+    pairs = _pairs(levels)
     steps = _one_for_each(step, levels)
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
@@ -329,15 +421,23 @@ def generate(
         noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
         inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
+        if initial_images is not None:
+            start_images = ops.convert_to_tensor(_rows(initial_images, batch), "float32")
+            noisy_images = _mix_at(levels[0], start_images, noisy_images)
         visits = sample(steps, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
         for i, (noisy_images, pred_images) in enumerate(visits):
-            evaluations = steps[i].count_evaluations(is_last=i == len(levels) - 1)
+            evaluations = steps[i].count_evaluations(is_last=None in pairs[i])
             visit = Visit(shown, i, evaluations, noisy_images, pred_images)
             for watch in watchers:
                 watch(visit)
         images[start : start + size] = ops.convert_to_numpy(pred_images)[: len(shown)]
     return images
+
+
+def _mix_at(log_snr: Any, images: Any, noises: Any) -> Any:
+    """Images with noise at a level; None is that of clean images."""
+    return images if log_snr is None else mix(images, noises, *rates(log_snr))
 
 
 def _rows(values: Any, batch: range) -> np.ndarray:
@@ -429,6 +529,9 @@ GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "guidance_rescale": lambda value: check_guidance(rescale=value),
     "guide_model": lambda value: check_guidance(model=value),
     "guidance_fn": lambda value: check_guidance(loss=value),
+    "known_images": lambda value: value,
+    "known_mask": lambda value: value,
+    "degradation": degradations.get,
     "sampler": samplers.get,
     "schedule": schedules.get,
     "seed": checks.check_seed,

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from keras_ddim import schedules
-from keras_ddim.checks import check_choice, check_count
+from keras_ddim.checks import check_choice, check_count, check_diffusion_times
 from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite, timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -202,6 +202,38 @@ def from_timesteps(timesteps: Any, num_timesteps: int) -> np.ndarray:
         )
     values = _check_values("timesteps", timesteps, 0, num_timesteps - 1)
     return timesteps_to_times(values, num_timesteps)
+
+
+# Lists that rise, too
+
+
+def renoised(diffusion_times: Any, stretch: int = 4, repeats: int = 2) -> np.ndarray:
+    """Each stretch of a list several times over, from its first time again.
+
+    From the last time of a stretch back up to its first, samplers with fresh noise (`DDPM`,
+    `DDIM(eta=1)`) add as much as training would. That lets what they have got wrong be forgotten,
+    and what is known of the images, as in inpainting, reach what is not.
+
+    Args:
+        diffusion_times: A list of times, or a number of uniform ones.
+        stretch: Number of times that are repeated together, at least 2. Defaults to 4.
+        repeats: How often each stretch is followed, at least 1. Defaults to 2.
+
+    Example:
+
+    >>> keras_ddim.times.renoised([1.0, 0.75, 0.5, 0.25], stretch=2)
+    [1.0, 0.75, 1.0, 0.75, 0.5, 0.25, 0.5, 0.25]
+
+    Reference:
+        [Lugmayr et al., 2022, RePaint](https://arxiv.org/abs/2201.09865);
+        [Xu et al., 2023, Restart Sampling](https://arxiv.org/abs/2306.14878)
+    """
+    times = check_diffusion_times(diffusion_times)
+    stretch, repeats = check_count("stretch", stretch), check_count("repeats", repeats)
+    if stretch < 2:
+        raise ValueError(f"`stretch` must be at least 2. Received: stretch={stretch}")
+    starts = range(0, len(times), stretch)
+    return np.concatenate([np.tile(times[i : i + stretch], repeats) for i in starts])
 
 
 def _check_values(name: str, values: Any, low: float, high: float) -> np.ndarray:

@@ -250,7 +250,8 @@ class TestGradient:
 
     def denoiser(self, deviation):
         def loss(images):
-            return ops.sum((images - self.measured) ** 2, axis=(1, 2, 3)) / (2 * deviation**2)
+            squares = (images - ops.convert_to_tensor(self.measured)) ** 2
+            return ops.sum(squares, axis=(1, 2, 3)) / (2 * deviation**2)
 
         exact = keras_ddim.GaussianDenoiser(self.mean, self.covariance)
         return GuidedByGradient(exact, keras_ddim.Normalizer(2), loss)

@@ -1,0 +1,159 @@
+"""Editing: other beginnings for the same loop. Images with noise, noise found in images, walks."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_ddim import checks
+from keras_ddim.generator import Generator
+from keras_ddim.guidance import check_guidance
+
+
+class Editor(Generator):
+    """What a `DiffusionModel` does with images that there are already."""
+
+    def edit(self, images: Any, diffusion_times: Any = (0.6, 0.4, 0.2), **options: Any) -> Any:
+        """Generates images like given ones: adds noise to these, and follows a list of times.
+
+        The first time decides how much is kept: next to 0 the images come back, at 1 little is left
+        but their number. From 0.6, colours and places stay, and what they belong to may change.
+
+        Args:
+            images: (num_images, height, width, channels), floats in [0, 1] or integers in 0..255.
+            diffusion_times: As in `generate`. Noise is added to the level of the first. Defaults to
+                (0.6, 0.4, 0.2).
+            **options: Further arguments of `generate`, such as `labels`, `guidance_scale`, and
+                `known_images` with `known_mask` for what must stay as it is.
+
+        Returns:
+            As `generate`.
+
+        Raises:
+            ValueError: As `generate`; or if the images are not of the model's shape.
+
+        Example:
+
+        ```python
+        boots = model.edit(sneakers, [0.7, 0.5, 0.3, 0.1], labels="ankle boot", seed=0)
+        ```
+
+        Reference:
+            [Meng et al., 2021, SDEdit](https://arxiv.org/abs/2108.01073)
+        """
+        num_images = len(self.normalize("images", images))
+        return self.generate(num_images, diffusion_times, initial_images=images, **options)
+
+    def invert(
+        self,
+        images: Any,
+        diffusion_times: Any = 20,
+        *,
+        refinements: int = 2,
+        labels: Any = None,
+        guidance_scale: float = 1.0,
+        sampler: Any = "ddim",
+        schedule: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+    ) -> np.ndarray:
+        """Finds the noise that `generate` turns into given images, along the same list.
+
+        Follows the list backwards, each step to where the sampler's own step leads back from; see
+        `keras_ddim.sampling.Inversion`. The images come back the better, the more times there are
+        and the more refinements; the last time should be near 0.
+
+        Args:
+            images: (num_images, height, width, channels), floats in [0, 1] or integers in 0..255.
+            diffusion_times: As in `generate`; they must decrease strictly. Defaults to 20.
+            refinements: Evaluations at each time (twice as many with Heun). Defaults to 2.
+            labels: As in `generate`.
+            guidance_scale: As in `generate`. Scales above 1 are hard to invert.
+            sampler: As in `generate`: "ddim", the default, "euler", "heun" or
+                `DPMSolverPP(variant="singlestep")`.
+            schedule: As in `generate`.
+            batch_size: As in `generate`.
+            verbose: As in `generate`.
+
+        Returns:
+            float32 NumPy array as `images`: the `initial_noise` for `generate`, given the same
+            times, labels, scale, sampler and schedule.
+
+        Raises:
+            ValueError: If an argument is not as described, or the list can't be followed.
+
+        Example:
+
+        ```python
+        noise = model.invert(images, 20)
+        same_images = model.generate(len(images), 20, sampler="ddim", initial_noise=noise)
+        ```
+        """
+        start_images = self.normalize("images", images)
+        times = checks.check_diffusion_times(diffusion_times)
+        if not (np.diff(times) < 0).all():
+            raise ValueError(
+                "`diffusion_times` must decrease strictly to be inverted. "
+                f"Received: diffusion_times={diffusion_times!r}"
+            )
+        if batch_size is not None:
+            batch_size = checks.check_count("batch_size", batch_size)
+        refinements = checks.check_count("refinements", refinements)
+        guidance = check_guidance(guidance_scale)
+        plan = self.plan(
+            *(len(start_images), times, sampler, schedule, False, labels, guidance),
+            refinements=refinements,
+        )
+        plan = plan._replace(levels=[None, *plan.levels[::-1]], steps=plan.steps[::-1])
+        return self.follow(
+            plan, len(start_images), verbose, batch_size, initial_images=start_images, seed=0
+        )
+
+
+def interpolate(first: Any, second: Any, num_steps: int = 8) -> np.ndarray:
+    """`sin((1 - w) θ) / sin(θ) first + sin(w θ) / sin(θ) second`, w from 0 to 1: on the sphere.
+
+    θ is the angle between the two. Of noises, straight lines would lead through images with less
+    noise than the network knows; on the sphere, the norm stays.
+
+    Args:
+        first: Noise (height, width, channels), or several (num_images, height, width, channels),
+            such as from `DiffusionModel.invert`.
+        second: As `first`.
+        num_steps: Number of points on the way, both ends included. Defaults to 8.
+
+    Returns:
+        float32 NumPy array (num_steps, *shape of `first`).
+
+    Raises:
+        ValueError: If the shapes differ, or `num_steps` is below 2.
+
+    Example:
+
+    ```python
+    noises = model.invert(two_images)
+    walk = model.generate(8, initial_noise=interpolate(*noises))
+    keras_ddim.plots.plot_images(walk, columns=8)
+    ```
+
+    Reference:
+        [Shoemake, 1985](https://doi.org/10.1145/325165.325242)
+    """
+    first, second = (ops.convert_to_numpy(noise).astype("float64") for noise in (first, second))
+    if first.shape != second.shape or first.ndim < 3:
+        raise ValueError(
+            "`first` and `second` must be of one shape, (height, width, channels). "
+            f"Received: shapes {first.shape} and {second.shape}"
+        )
+    if checks.check_count("num_steps", num_steps) < 2:
+        raise ValueError(f"`num_steps` must be at least 2. Received: num_steps={num_steps}")
+
+    def inner(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.sum(x * y, axis=(-3, -2, -1), keepdims=True)
+
+    norms = np.sqrt(inner(first, first) * inner(second, second))
+    cosines = np.clip(inner(first, second) / np.maximum(norms, 1e-9), -1, 1)
+    angles = np.maximum(np.arccos(cosines), 1e-6)  # equal ones are a straight line apart
+    weights = np.linspace(0, 1, num_steps).reshape(-1, *[1] * first.ndim)
+    total = np.sin((1 - weights) * angles) * first + np.sin(weights * angles) * second
+    return (total / np.sin(angles)).astype("float32")
