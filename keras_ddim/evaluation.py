@@ -58,8 +58,7 @@ def evaluate(
     num_images = checks.check_count("num_images", num_images)
     options = sampling.check_generate_options(generate_options)
     sampler = samplers.get(options.get("sampler"))
-    if options.get("sampler") is not None:
-        options["sampler"] = sampler
+    options["sampler"] = None if options.get("sampler") is None else sampler
     options["schedule"] = schedules.get(options.get("schedule") or model.schedule)
     if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
         raise ValueError(
