@@ -57,8 +57,8 @@ def evaluate(
     start = time.monotonic()
     num_images = checks.check_count("num_images", num_images)
     options = sampling.check_generate_options(generate_options)
-    if options.get("sampler") is not None:
-        options["sampler"] = samplers.get(options["sampler"])
+    sampler = options.get("sampler")
+    options["sampler"] = None if sampler is None else samplers.get(sampler)
     options["schedule"] = schedules.get(options.get("schedule") or model.schedule)
     if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
         raise ValueError(

@@ -78,11 +78,12 @@ def test_generate_options_are_used_and_written(evaluate, trained_model, monkeypa
     monkeypatch.setattr(
         trained_model, "generate", lambda *args, **kw: used.append(kw) or generate(*args, **kw)
     )
-    results, _ = evaluate(sampler="heun", schedule="log_snr_linear", batch_size=5, clip=True)
+    results, _ = evaluate(schedule="log_snr_linear", sampler="ddim", batch_size=5, clip=True)
     assert all(options["batch_size"] == 5 and options["clip"] for options in used)
     options = json.loads(json.dumps(results["generate_options"]))
     assert options["schedule"]["class_name"] == "LogSNRLinearSchedule"
-    assert options["sampler"]["class_name"] == "Heun"
+    assert options["sampler"]["class_name"] == "DDIM"
+    assert evaluate()[0]["generate_options"]["sampler"] is None
     assert options["batch_size"] == 5
 
 
