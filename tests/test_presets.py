@@ -10,19 +10,31 @@ import keras_ddim
 from keras_ddim import DiffusionModel, presets
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """By the recipe, so that there are statistics of the data beside the weights."""
+    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 8), seed=0)
+    model.fit(keras_ddim.draw_flowers(80, 8, seed=0), batch_size=16, epochs=2, verbose=0)
+    return model
+
+
 @pytest.fixture
-def preset_path(trained_model, tmp_path):
+def preset_path(trained, tmp_path):
     path = tmp_path / "preset.keras"
-    presets.save_preset(trained_model, path)
+    presets.save_preset(trained, path)
     return path
 
 
 @pytest.mark.core
-def test_saved_preset_makes_the_same_images(trained_model, preset_path):
+def test_saved_preset_makes_the_same_images(trained, preset_path):
     loaded = keras.saving.load_model(preset_path)
-    images = trained_model.generate(4, 5, seed=0)
+    images = trained.generate(4, 5, seed=0)
     np.testing.assert_allclose(loaded.generate(4, 5, seed=0), images, atol=0.5 / 255)
     assert not loaded.compiled
+    for name in ("normalizer", "preconditioning"):
+        parts = [getattr(each, name) for each in (trained, loaded)]
+        for kept, weight in zip(*(part.get_weights() for part in parts)):
+            np.testing.assert_array_equal(kept, weight)
     for averaged, weight in zip(loaded.ema_network.weights, loaded.network.weights):
         np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
 
@@ -43,9 +55,9 @@ def test_preset_of_another_kind_of_file_is_refused(trained_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_from_preset_takes_any_saved_model(trained_model, preset_path):
+def test_from_preset_takes_any_saved_model(trained, preset_path):
     model = DiffusionModel.from_preset(preset_path)
-    assert model.image_shape == trained_model.image_shape
+    assert model.image_shape == trained.image_shape
     model = DiffusionModel.from_preset(str(preset_path))
     assert model.normalizer.is_adapted
 

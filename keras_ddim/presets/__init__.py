@@ -53,8 +53,7 @@ def save_preset(model: Any, path: Path) -> None:
     check_suffix(path, [".keras"])
     # Made anew, for what is compiled is saved with its optimizer.
     copy = type(model).from_config(model.get_config())
-    for part in ("normalizer", "ema_network"):
-        getattr(copy, part).set_weights(getattr(model, part).get_weights())
+    copy.set_weights(model.get_weights())
     copy.network.set_weights(model.ema_network.get_weights())
     with write_whole(path) as temporary_path:
         copy.save(temporary_path)
@@ -85,8 +84,9 @@ def _shrink_weights(source: h5py.File, path: pathlib.Path) -> None:
     def copy(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             value = item[()]
-            # Vectors are few bytes, and some are of numbers that 16 bits can't hold.
-            value = value.astype("float16") if value.ndim > 1 else value
+            # What the data are like is few bytes, and of numbers that 16 bits can't hold.
+            is_statistic = value.ndim < 2 or "preconditioning" in name
+            value = value if is_statistic else value.astype("float16")
             key = repr((value.shape, value.dtype)).encode() + value.tobytes()
             target[name] = written.get(key, value)  # of a data set it makes a link
             written.setdefault(key, target[name])
