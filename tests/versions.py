@@ -114,7 +114,7 @@ def train(model):
 
 
 def generate(model):
-    return model.generate(2, TIMES, seed=0)
+    return model.generate(2, TIMES, sampler="ddim", seed=0)
 
 
 def optimizer_state(model):

@@ -134,6 +134,7 @@ def generate(variance_model, timestep_model, cell, args, seed):
     return model.generate(
         args.num_images,
         times.timesteps(num_times, NUM_TIMESTEPS, "linspace"),
+        sampler="ddim",
         schedule=schedule,
         seed=seed,
         batch_size=256,
