@@ -75,7 +75,9 @@ class SpectralPreconditioning(keras.layers.Layer):
         self.built = True
 
     def _add_statistic(self, name: str, shape: tuple, initializer: str) -> Any:
-        return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
+        # Read inside of models that compute in half precision, too.
+        options = {"trainable": False, "autocast": False, "name": name}
+        return self.add_weight(shape=shape, initializer=initializer, **options)
 
     def whiten(self, noisy_images: Any, log_snr: Any) -> Any:
         """What the network sees, (batch, height, width, 2 * channels): whitened, and denoised.
