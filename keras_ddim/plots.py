@@ -227,8 +227,8 @@ def animate_walk(
     Example:
 
     ```python
-    walk = keras_ddim.interpolate(*model.invert(two_images), num_steps=30)
-    animate_walk(model.generate(30, 20, sampler="ddim", initial_noise=walk), "walk.gif")
+    noises = keras_ddim.interpolate(*np.random.standard_normal((2, 32, 32, 3)), num_steps=30)
+    animate_walk(model.generate(30, initial_noise=noises), "walk.gif")
     ```
     """
     check_suffix(path, [".gif"])

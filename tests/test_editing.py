@@ -143,7 +143,7 @@ class TestInversion:
         )
         for options, message in wrong:
             with pytest.raises(ValueError, match=message):
-                model.invert(IMAGES, **options)
+                model.invert(IMAGES, **{"diffusion_times": 4, **options})
 
 
 class TestInterpolation:
