@@ -178,7 +178,8 @@ def check_labels(labels: Any, num_images: int, class_names: list[str] | None) ->
     labels = labels.item() if getattr(labels, "ndim", None) == 0 else labels
     is_list = isinstance(labels, (list, tuple, np.ndarray))
     given = list(labels) if is_list else [labels] * num_images
-    numbers = {name.casefold(): number for number, name in reversed([*enumerate(class_names)])}
+    numbers = {str(number): number for number in range(len(class_names))}
+    numbers |= {name.casefold(): number for number, name in reversed([*enumerate(class_names)])}
     numbers |= {name: number for number, name in enumerate(class_names)}
 
     def number_of(label: Any) -> int:

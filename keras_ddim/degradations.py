@@ -75,12 +75,15 @@ class BlockAverage(Degradation):
         self.factor = checks.check_count("factor", factor)
 
     def degrade(self, images: Any) -> Any:
-        if images.shape[1] % self.factor or images.shape[2] % self.factor:
+        height, width, channels = images.shape[1:]
+        if height % self.factor or width % self.factor:
             raise ValueError(
-                f"`factor` must divide the images' size, {tuple(images.shape[1:3])}. "
+                f"`factor` must divide the images' size, {(height, width)}. "
                 f"Received: factor={self.factor}"
             )
-        return ops.average_pool(images, self.factor)
+        rows, columns = height // self.factor, width // self.factor
+        blocks = ops.reshape(images, (-1, rows, self.factor, columns, self.factor, channels))
+        return ops.mean(blocks, axis=(2, 4))
 
     def restore(self, known: Any) -> Any:
         return ops.repeat(ops.repeat(known, self.factor, axis=1), self.factor, axis=2)

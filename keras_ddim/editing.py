@@ -47,7 +47,7 @@ class Editor(Generator):
     def invert(
         self,
         images: Any,
-        diffusion_times: Any = 20,
+        diffusion_times: Any,
         *,
         refinements: int = 2,
         labels: Any = None,
@@ -61,11 +61,13 @@ class Editor(Generator):
 
         Follows the list backwards, each step to where the sampler's own step leads back from; see
         `keras_ddim.sampling.Inversion`. The images come back the better, the more times there are
-        and the more refinements; the last time should be near 0.
+        and the more refinements, and much better along lists uniform in log-SNR: of small pictures
+        of flowers, with 13 such times to and fro at 41 dB (39 evaluations in all, those of the
+        refinements included), with 13 uniform times at 24 dB.
 
         Args:
             images: (num_images, height, width, channels), floats in [0, 1] or integers in 0..255.
-            diffusion_times: As in `generate`; they must decrease strictly. Defaults to 20.
+            diffusion_times: As in `generate`, given the same sampler; they must decrease strictly.
             refinements: Evaluations at each time (twice as many with Heun). Defaults to 2.
             labels: As in `generate`.
             guidance_scale: As in `generate`. Scales above 1 are hard to invert.
@@ -85,8 +87,9 @@ class Editor(Generator):
         Example:
 
         ```python
-        noise = model.invert(images, 20)
-        same_images = model.generate(len(images), 20, sampler="ddim", initial_noise=noise)
+        times = keras_ddim.times.uniform_log_snr(13, model.schedule)
+        noise = model.invert(images, times)
+        same_images = model.generate(len(images), times, sampler="ddim", initial_noise=noise)
         ```
         """
         start_images = self.normalize("images", images)
@@ -131,8 +134,9 @@ def interpolate(first: Any, second: Any, num_steps: int = 8) -> np.ndarray:
     Example:
 
     ```python
-    noises = model.invert(two_images)
-    walk = model.generate(8, initial_noise=interpolate(*noises))
+    times = keras_ddim.times.uniform_log_snr(20, model.schedule)
+    noises = interpolate(*model.invert(two_images, times))
+    walk = model.generate(8, times, sampler="ddim", initial_noise=noises)
     keras_ddim.plots.plot_images(walk, columns=8)
     ```
 

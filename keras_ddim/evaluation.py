@@ -46,7 +46,8 @@ def evaluate(
         num_images: Number of images generated. Defaults to 2000.
         seed: Integer. Defaults to 0.
         verbose: 1 for progress bars, the default, 0 for none.
-        **generate_options: Keyword arguments of `DiffusionModel.generate`.
+        **generate_options: Keyword arguments of `DiffusionModel.generate`. Without `labels`, a
+            model that takes them generates as many images of each class.
 
     Returns:
         `(results, pictures)`: a dictionary that can be written as JSON, with all that is needed to
@@ -88,11 +89,13 @@ def evaluate(
         }
 
     rows = [row("real images of training", take(train_images, num_images))]
+    classes = {"labels": np.arange(num_images) % model.num_classes} if model.class_names else {}
     for times, evaluations in zip(diffusion_times, num_evaluations):
         label = f"generated, {plots.times_label(times)}"
         if verbose:
             print(label)
-        generated = model.generate(num_images, times, seed=seed, verbose=verbose, **options)
+        each = {"seed": seed, "verbose": verbose, **classes, **options}
+        generated = model.generate(num_images, times, **each)
         rows.append(row(label, generated, evaluations))
     noise = np.random.default_rng(seed).standard_normal(generated.shape, "float32")
     rows.append(row("noise", model.denormalize(noise)))

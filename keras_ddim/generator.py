@@ -177,7 +177,8 @@ class Generator(Planner):
             )
         )
         if degradation is not None:  # once more, free of what normalising rounds
-            images = ops.convert_to_numpy(degradation.correct(images, **known)).clip(0.0, 1.0)
+            tensors = map(ops.convert_to_tensor, (images, *known.values()))
+            images = ops.convert_to_numpy(degradation.correct(*tensors)).clip(0.0, 1.0)
         if not return_trajectory:
             return images
         noisy_images, pred_images = recorder.arrays()

@@ -197,27 +197,84 @@ def animate(
             "width, channels) with at least one step. Received: noisy_images of shape "
             f"{noisy_images.shape} and pred_images of shape {pred_images.shape}"
         )
+    frames = []
+    for left, right in (*zip(noisy_images, pred_images), (pred_images[-1], pred_images[-1])):
+        left, right = image_grid(left, columns), image_grid(right, columns)
+        gap = np.ones((len(left), max(1, left.shape[1] // 32), left.shape[2]), "float32")
+        frames.append(np.concatenate([left, gap, right], axis=1))
+    scale = _check_scale(scale, right)
+    _save_frames(frames, path, seconds, scale, last_frame=LAST_FRAME)
+
+
+def animate_walk(
+    images: np.ndarray,
+    path: Path,
+    *,
+    columns: int | None = None,
+    seconds: float = 4.0,
+    scale: int | None = None,
+) -> None:
+    """An animation of images that change little from one to the next, there and back.
+
+    Args:
+        images: Array (steps, height, width, channels), or (steps, num_images, height, width,
+            channels) for several side by side; of at least two steps.
+        path: As in `animate`.
+        columns: As in `image_grid`.
+        seconds: Seconds there and back, as in `animate`.
+        scale: As in `animate`.
+
+    Example:
+
+    ```python
+    noises = keras_ddim.interpolate(*np.random.standard_normal((2, 32, 32, 3)), num_steps=30)
+    animate_walk(model.generate(30, initial_noise=noises), "walk.gif")
+    ```
+    """
+    check_suffix(path, [".gif"])
+    images = np.asarray(images)
+    images = images[:, None] if images.ndim == 4 else images
+    if images.ndim != 5 or len(images) < 2:
+        raise ValueError(
+            "`images` must be of shape (steps, height, width, channels) or (steps, num_images, "
+            "height, width, channels), with at least two steps. "
+            f"Received: images of shape {images.shape}"
+        )
+    frames = [image_grid(step, columns) for step in (*images, *images[-2:0:-1])]
+    _save_frames(frames, path, seconds, _check_scale(scale, frames[0]))
+
+
+def _check_scale(scale: int | None, grid: np.ndarray) -> int:
+    if scale is not None:
+        return checks.check_count("scale", scale)
+    return max(1, ANIMATION_PIXELS // max(grid.shape[:2]))
+
+
+def _save_frames(
+    frames: list[np.ndarray],
+    path: Path,
+    seconds: float,
+    scale: int,
+    last_frame: float | None = None,
+) -> None:
+    """Writes a GIF of frames, the last of which is shown for longer if `last_frame` is given."""
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
         raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
-    scale = scale if scale is None else checks.check_count("scale", scale)
-    first, *others = (
-        _animation_frame(image_grid(left, columns), image_grid(right, columns), scale)
-        for left, right in (*zip(noisy_images, pred_images), (pred_images[-1], pred_images[-1]))
-    )
-    durations = [max(seconds / steps, SHORTEST_FRAME)] * steps + [LAST_FRAME]
+    steps = len(frames) if last_frame is None else len(frames) - 1
+    durations = [max(seconds / steps, SHORTEST_FRAME)] * steps
+    durations += [] if last_frame is None else [last_frame]
     milliseconds = [round(1000 * duration) for duration in durations]
+    first, *others = (_animation_frame(frame, scale) for frame in frames)
     options: Any = {"append_images": others, "duration": milliseconds, "loop": 0, "optimize": True}
     with write_whole(path) as temporary_path:
         first.save(temporary_path, save_all=True, **options)
 
 
-def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> "PIL.Image.Image":
-    """Two grids side by side, with a palette of their own."""
+def _animation_frame(pixels: np.ndarray, scale: int) -> "PIL.Image.Image":
+    """A frame, with a palette of its own; transparent ones lie on white."""
     import PIL.Image
 
-    height, width, channels = left.shape
-    gap = np.ones((height, max(1, width // 32), channels), "float32")
-    pixels = np.concatenate([left, gap, right], axis=1)
+    channels = pixels.shape[-1]
     if channels == 4:
         pixels = 1 + pixels[..., 3:] * (pixels[..., :3] - 1)
     frame = _as_picture(pixels)
@@ -225,7 +282,6 @@ def _animation_frame(left: np.ndarray, right: np.ndarray, scale: int | None) -> 
         # Undithered, so that a pixel stays of one colour when enlarged; octrees are fast on noise.
         octree, undithered = PIL.Image.Quantize.FASTOCTREE, PIL.Image.Dither.NONE
         frame = frame.quantize(method=octree, dither=undithered)
-    scale = scale or max(1, ANIMATION_PIXELS // max(height, width))
     return frame.resize((frame.width * scale, frame.height * scale), PIL.Image.Resampling.NEAREST)
 
 

@@ -97,7 +97,7 @@ class TestInversion:
             noise = model.invert(IMAGES, 12, refinements=refinements, **options)
             images = model.generate(3, 12, initial_noise=noise, **options)
             errors.append(np.sqrt(np.mean((images - IMAGES) ** 2)))
-        assert errors[0] > 3 * errors[1] and errors[1] < 0.01
+        assert errors[0] > 2 * errors[1] and errors[1] < 0.03
 
     def test_with_guidance_and_in_batches(self, model):
         options = {"labels": [0, 1, 2], "guidance_scale": 1.5}
@@ -143,7 +143,7 @@ class TestInversion:
         )
         for options, message in wrong:
             with pytest.raises(ValueError, match=message):
-                model.invert(IMAGES, **options)
+                model.invert(IMAGES, **{"diffusion_times": 4, **options})
 
 
 class TestInterpolation:

@@ -387,3 +387,18 @@ plots.plot_schedule(path={str(tmp_path / "4.png")!r})
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert len([read(path) for path in tmp_path.glob("*.png")]) == 4
+
+
+def test_animation_of_a_walk(tmp_path):
+    walk = np.linspace(0, 1, 5).reshape(5, 1, 1, 1) * np.ones((5, 8, 8, 3))
+    plots.animate_walk(walk, tmp_path / "walk.gif", scale=2, seconds=0.8)
+    with PIL.Image.open(tmp_path / "walk.gif") as image:
+        assert image.n_frames == 8 and image.size == (20, 20)  # there and back
+        assert image.info["duration"] == 100
+    several = np.repeat(walk[:, None], 3, axis=1)
+    plots.animate_walk(several, tmp_path / "several.gif", scale=1, columns=3)
+    with PIL.Image.open(tmp_path / "several.gif") as image:
+        assert image.size == (28, 10)
+    for images in (walk[:1], walk[0]):
+        with pytest.raises(ValueError, match=r"`images` must be of shape \(steps, height"):
+            plots.animate_walk(images, tmp_path / "no.gif")

@@ -2,9 +2,9 @@
 
 import sys
 
-from keras_ddim.cli import evaluate, generate, options, train
+from keras_ddim.cli import edit, evaluate, generate, options, train
 
-COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
+COMMANDS = {"train": train, "generate": generate, "edit": edit, "evaluate": evaluate}
 
 
 def main(argv: list[str] | None = None) -> int:

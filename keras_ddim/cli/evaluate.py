@@ -8,6 +8,7 @@ are those of the run that the model lies in the folder of, unless given.
 examples:
   keras-ddim evaluate keras-ddim-output/model.keras
   keras-ddim evaluate model.keras --data photos/ --times 2 20 --num-images 5000
+  keras-ddim evaluate fashion.keras --label sneaker --guidance-scale 2
   keras-ddim evaluate model.keras --encoder inception_v3 --encoder-weights weights.h5
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import keras
 
-from keras_ddim import encoders, evaluation, load_images
+from keras_ddim import checks, encoders, evaluation, load_images
 from keras_ddim.cli import options, run_folder
 
 CLASSIFIER_STEPS = 1000
@@ -32,6 +33,7 @@ def add_options(parser: options.Parser) -> None:
     parser.add_data("to compare with, if not as in training")
     parser.add_sampling("a row each", (20,), nargs="+")
     add("--num-images", 2000, "how many to generate", type=options.count)
+    add("--label", None, "class to generate and to compare with, by name or number, if not all")
     add("--seed", 0, "of the noise", type=options.seed)
     add("--encoder", "classifier", ENCODERS, type=options.encoder)
     add("--encoder-weights", "imagenet", "file for inception_v3; imagenet is downloaded")
@@ -57,9 +59,16 @@ def run(line: options.CommandLine) -> None:
         "seed": training.get("seed", 0),
         "num_images": training.get("num_images"),
     }
-    encoder = make_encoder(args, data_options)
-    images, real_images = load_images(args.data, **data_options)
     sampling = {"num_images": args.num_images, "seed": args.seed, **options.generate_options(args)}
+    if args.label is None:
+        images, real_images = load_images(args.data, **data_options)
+    else:
+        names: Any = model.class_names
+        numbers: Any = checks.check_labels(args.label, 1, names)
+        name, sampling["labels"] = names[numbers[0]], args.label
+        both = load_images(args.data, **data_options, labels=True)
+        images, real_images = (of_class(name, data, args.data) for data in both)
+    encoder = make_encoder(args, data_options)
     results, pictures = evaluation.evaluate(
         model, images, real_images, encoder, args.times, **sampling
     )
@@ -68,6 +77,15 @@ def run(line: options.CommandLine) -> None:
     print(f"\n{evaluation.table(results)}")
     for name in ("table.md", "results.json", "nearest.png"):
         print(f"  {pathlib.Path(args.output) / name}")
+
+
+def of_class(name: str, data: Any, source: str) -> Any:
+    """The images of one class."""
+    if name not in (data.class_names or ()):
+        raise ValueError(f"--label {name} is no class of {source}: {data.class_names}")
+    number = data.class_names.index(name)
+    of_class = data.unbatch().filter(lambda _, label: label == number)
+    return of_class.map(lambda image, _: image).batch(64)
 
 
 def make_encoder(args: argparse.Namespace, data_options: dict[str, Any]) -> Any:

@@ -3,6 +3,8 @@
 examples:
   keras-ddim generate model.keras
   keras-ddim generate model.keras --times 1,0.8,0.5,0.2 --num-images 64 --seed 1
+  keras-ddim generate fashion.keras --label sneaker --guidance-scale 2
+  keras-ddim generate fashion.keras --label sneaker bag coat --num-images 8
 """
 
 import pathlib
@@ -19,7 +21,8 @@ NUM_ANIMATED = 16
 def add_options(parser: options.Parser) -> None:
     add = parser.add
     parser.add_sampling("diffusion times", 20)
-    add("--num-images", 16, "how many", type=options.count)
+    add("--num-images", 16, "how many, of each label", type=options.count)
+    add("--label", None, "class, by name or number; of several, a row each", nargs="+")
     add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
     add("--output", "generated.png", "file of the picture")
     add("--columns", None, "of the picture, if not a square", type=options.count)
@@ -33,18 +36,23 @@ def run(line: options.CommandLine) -> None:
     if args.animation:
         check_suffix(args.animation, [".gif"])
     model = load_model(args.model, compile=False)
+    names = args.label or []
     generated = model.generate(
-        args.num_images,
+        args.num_images * max(1, len(names)),
         args.times,
+        labels=[name for name in names for _ in range(args.num_images)] or None,
         # A loaded model's own seeds would be the same in each process.
         seed=random.randrange(2**31) if args.seed is None else args.seed,
         return_trajectory=bool(args.animation),
         **options.generate_options(args),
     )
     images = generated.images if args.animation else generated
-    plots.plot_images(images, args.columns, args.output)
+    if len(names) > 1:
+        plots.plot_images(images, args.num_images, args.output, row_labels=names)
+    else:
+        plots.plot_images(images, args.columns, args.output)
     size, times = shape_text(model.image_shape), plots.times_label(args.times)
-    print(f"{args.num_images} images of {size}, times: {times}\n  {args.output}")
+    print(f"{len(images)} images of {size}, times: {times}\n  {args.output}")
     if args.separate:
         folder = pathlib.Path(args.separate)
         for index, image in enumerate(images):

@@ -67,6 +67,10 @@ class Parser(argparse.ArgumentParser):
         self.add("--schedule", None, "of the times, if not that of training", choices=names)
         clips = "none", "static", "dynamic"
         self.add("--clip", "none", "of predicted images, at each time", choices=clips)
+        scale = "how far to lead beyond images without the label; 1 is not at all"
+        self.add("--guidance-scale", 1.0, scale, type=float)
+        interval = "diffusion times at which to, such as 0.2,0.8 (default: all)"
+        self.add("--guidance-interval", None, interval, type=interval_of_times)
         self.add("--batch-size", 64, "images generated together", type=count)
 
     def error(self, message: str) -> NoReturn:
@@ -90,7 +94,8 @@ def parse(commands: dict[str, ModuleType], argv: list[str] | None) -> tuple[str,
 
 def generate_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `Parser.add_sampling` as keyword arguments of `DiffusionModel.generate`."""
-    options = {name: getattr(args, name) for name in ("sampler", "schedule", "batch_size")}
+    names = "sampler", "schedule", "batch_size", "guidance_scale", "guidance_interval"
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return {**options, "clip": args.clip != "none" and args.clip}
 
 
@@ -136,6 +141,12 @@ def times(text: str) -> int | tuple[float, ...]:
         return count(text)
     listed = [float(time) for time in text.rstrip(",").split(",")]
     return tuple(checks.check_diffusion_times(listed).tolist())
+
+
+def interval_of_times(text: str) -> tuple[float, float]:
+    """The lowest and the highest of "0.2,0.8"."""
+    low, high = (float(time) for time in text.split(","))
+    return low, high
 
 
 def encoder(text: str) -> str:

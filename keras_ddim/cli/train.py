@@ -8,6 +8,7 @@ examples:
   keras-ddim train
   keras-ddim train --data fashion_mnist --fit pad --steps-per-epoch 500 --epochs 6
   keras-ddim train --data photos/ --image-size 48x96 --flip --output photos-model
+  keras-ddim train --data photos/ --labels --output classes-of-photos
   keras-ddim train --data photos/ --from-preset flowers --output fine-tuned
   keras-ddim train --output photos-model --resume --epochs 40
 
@@ -26,6 +27,7 @@ import numpy as np
 from keras_ddim import (
     DiffusionModel,
     callbacks,
+    checks,
     load_images,
     noise_levels,
     plots,
@@ -36,10 +38,13 @@ from keras_ddim.cli import options, run_folder
 from keras_ddim.cli.run_folder import HISTORY, MODEL, SETTINGS
 from keras_ddim.files import write_text
 
+MOST_ROWS = 12  # of classes, in a picture
 RESULTS = MODEL, HISTORY, "samples/epoch_*.png", "samples.png", "times.png", "history.png"
-OF_THE_DATA = "batch_size channels validation_split fit repetitions flip seed num_images data_dir"
+OF_THE_DATA = (
+    "batch_size labels channels validation_split fit repetitions flip seed num_images data_dir"
+)
 # What a trained model cannot change any more.
-OF_THE_MODEL = "image_size channels widths block_depth ema prediction_type dtype_policy"
+OF_THE_MODEL = "image_size labels channels widths block_depth ema prediction_type dtype_policy"
 
 
 def add_options(parser: options.Parser) -> None:
@@ -49,6 +54,8 @@ def add_options(parser: options.Parser) -> None:
     parser.add_data("kept for validation, if not as the data suggests")
     add("--image-size", (32, 32), "64, or height x width such as 48x96", type=options.size)
     add("--channels", None, "of the images, if not as in the data", type=int, choices=(1, 3, 4))
+    classes = "train on classes, too: those of the data, or of a folder the sub-folders"
+    add("--labels", False, classes, action=argparse.BooleanOptionalAction)
     add("--flip", False, "mirror at random", action=argparse.BooleanOptionalAction)
     add("--repetitions", 1, "passes through the data in an epoch", type=options.count)
     add("--num-images", None, "to use, if not all (or 20000 flowers)", type=options.count)
@@ -90,13 +97,17 @@ def run(line: options.CommandLine) -> None:
         cache={"memory": True, "none": False}.get(args.cache, args.cache),
         **{name: getattr(args, name) for name in OF_THE_DATA.split()},
     )
-    image_shape = tuple(train_images.element_spec.shape[1:])
+    image_shape = tuple(checks.images_of(train_images.element_spec).shape[1:])
+    class_names = train_images.class_names if args.labels else None
     steps = args.steps_per_epoch or count_batches(train_images)
     if model is None:
-        model = new_model(image_shape, args.epochs * steps, args)
+        model = new_model(image_shape, class_names, args.epochs * steps, args)
     elif model.image_shape != image_shape:
         sizes = [run_folder.shape_text(shape) for shape in (image_shape, model.image_shape)]
         raise ValueError(f"--data {args.data} has images of {sizes[0]}, the model of {sizes[1]}")
+    elif model.class_names != class_names:
+        classes = f"classes {class_names}, the model {model.class_names}"
+        raise ValueError(f"--data {args.data} has {classes}")
     elif not args.resume:
         recipes.compile_for(model, args.epochs * steps, args.learning_rate)
     else:  # as if so many epochs had been planned from the beginning
@@ -149,6 +160,7 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
         model = run_folder.load_model(args.from_preset, compile=False)
         *args.image_size, args.channels = model.image_shape
         args.dtype_policy = model.network.dtype_policy.name
+        args.labels = bool(model.class_names)
     if epochs_done >= args.epochs:
         done = f"{path} has been trained for {epochs_done} epochs already"
         raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
@@ -173,11 +185,15 @@ def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Nam
 
 
 def new_model(
-    image_shape: tuple[int, int, int], num_steps: int, args: argparse.Namespace
+    image_shape: tuple[int, int, int],
+    class_names: list[str] | None,
+    num_steps: int,
+    args: argparse.Namespace,
 ) -> DiffusionModel:
     return recipes.recipe(
         image_shape,
         num_steps,
+        class_names=class_names,
         widths=args.widths,
         block_depth=args.block_depth,
         learning_rate=args.learning_rate,
@@ -192,6 +208,8 @@ def fit(
     model: DiffusionModel, images: Any, val_images: Any, epochs_done: int, args: argparse.Namespace
 ) -> None:
     folder = pathlib.Path(args.output)
+    by_class = 0 < model.num_classes <= MOST_ROWS
+    path = folder / "samples" / "epoch_{epoch:03d}.png"
     model.fit(
         images.repeat() if args.steps_per_epoch else images,
         validation_data=val_images,
@@ -203,15 +221,17 @@ def fit(
             # The model first: whatever comes after it may be interrupted without harm.
             callbacks.SaveModel(folder / MODEL),
             callbacks.SaveHistory(folder / HISTORY, append=args.resume),
-            callbacks.SampleGrid(path=folder / "samples" / "epoch_{epoch:03d}.png"),
+            callbacks.SampleGrid(8 if by_class else 16, path, by_class=by_class),
         ],
     )
 
 
 def draw(model: DiffusionModel, args: argparse.Namespace) -> None:
     folder = pathlib.Path(args.output)
-    samples = model.generate(64, seed=args.seed)
-    plots.plot_images(samples, path=folder / "samples.png")
+    names = (model.class_names or [])[:MOST_ROWS]
+    classes = np.repeat(np.arange(len(names)), 8) if names else None
+    samples = model.generate(8 * (len(names) or 8), labels=classes, seed=args.seed)
+    plots.plot_images(samples, 8, folder / "samples.png", row_labels=names)
     rows = [model.generate(8, times, seed=args.seed, verbose=0) for times in args.times]
     labels = [plots.times_label(times) for times in args.times]
     plots.plot_images(np.concatenate(rows), 8, folder / "times.png", row_labels=labels)
