@@ -60,15 +60,16 @@ def recipe(
     ```
     """
     num_classes = None if class_names is None else len(class_names)
-    network = ModulatedUNet(
-        image_shape,
-        widths,
-        block_depth,
-        num_classes,
-        images_seen=SpectralPreconditioning.images_seen,
-        seed=seed,
-        dtype=kwargs.get("dtype"),
-    )
+    if "network" not in kwargs:
+        kwargs["network"] = ModulatedUNet(
+            image_shape,
+            widths,
+            block_depth,
+            num_classes,
+            images_seen=SpectralPreconditioning.images_seen,
+            seed=seed,
+            dtype=kwargs.get("dtype"),
+        )
     arguments = {
         "class_names": class_names,
         "schedule": CosineSchedule(0.02, 0.995),
@@ -77,7 +78,7 @@ def recipe(
         "preconditioning": "spectral",
         **kwargs,
     }
-    model = DiffusionModel(image_shape, network, seed=seed, **arguments)
+    model = DiffusionModel(image_shape, seed=seed, **arguments)
     compile_for(model, num_steps, learning_rate)
     return model
 

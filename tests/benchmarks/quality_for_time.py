@@ -77,15 +77,21 @@ def other_network(make_network):
 RECIPES = {
     "published": (published, 64),
     "first command of before": (first_command_of_before, 32),
-    "recipe": (keras_ddim.recipe, 16),
-    "recipe, batches of 8": (keras_ddim.recipe, 8),
-    "recipe, batches of 32": (keras_ddim.recipe, 32),
+    "recipe": (changed(), 16),
+    "recipe, batches of 8": (changed(), 8),
+    "recipe, batches of 32": (changed(), 32),
     "recipe, wider": (changed(widths=(16, 48, 96, 128)), 16),
     "recipe, two blocks": (changed(block_depth=2), 16),
     "recipe, rate 4e-3": (changed(learning_rate=4e-3), 16),
     "recipe, rate 1e-3": (changed(learning_rate=1e-3), 16),
     "recipe, absolute error": (changed("mean_absolute_error"), 16),
     "recipe, predicting noise": (changed(prediction_type="noise"), 16),
+    "recipe, no preconditioning": (
+        lambda shape, num_steps, seed: changed(
+            network=ModulatedUNet(shape, seed=seed), preconditioning=None
+        )(shape, num_steps, seed),
+        16,
+    ),
     "recipe, schedule of the example": (changed(schedule="cosine"), 16),
     "recipe, min-SNR": (changed(loss_weighting="min_snr"), 16),
     "recipe, average of 0.999": (changed(ema=0.999), 16),
@@ -102,11 +108,13 @@ RECIPES = {
         16,
     ),
     "recipe, published network": (
-        other_network(lambda shape, seed: keras_ddim.ResidualUNet(shape, seed=seed)),
+        other_network(lambda shape, seed: keras_ddim.ResidualUNet(shape, images_seen=2, seed=seed)),
         16,
     ),
     "recipe, higher frequencies": (
-        other_network(lambda shape, seed: ModulatedUNet(shape, max_frequency=1000.0, seed=seed)),
+        other_network(
+            lambda shape, seed: ModulatedUNet(shape, images_seen=2, max_frequency=1000.0, seed=seed)
+        ),
         16,
     ),
 }
