@@ -332,7 +332,6 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert results["seed"] == 3
     # The data are those of training, and so are those kept from it.
     assert results["data"] == "plain_flowers"
-    assert results["data"] == "flowers"
     assert results["data_options"]["num_images"] == 64
     assert results["real_images"] == 8
     # The classifier of the first time is that of the second.
@@ -373,7 +372,8 @@ def test_evaluating_what_cannot_be(evaluate, capsys, tmp_path):
     arguments = ["--encoder", "inception_v3", "--encoder-weights", weights]
     assert "missing.h5" in error_of(capsys, evaluate(*arguments))
     (tmp_path / "photos").mkdir()
-    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    for name in "abcde":
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photos" / f"{name}.png")
     message = error_of(capsys, evaluate("--data", str(tmp_path / "photos") + "/"))
     assert "sub-folders" in message and "--encoder inception_v3" in message
     assert not (tmp_path / "evaluation").exists()
@@ -498,4 +498,7 @@ def test_module_runs_as_a_program():
     command = [sys.executable, "-m", "keras_ddim", "generate", "none.keras"]
     wrong = subprocess.run(command, capture_output=True, text=True)
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines()[-1] == "keras-ddim: error: there is no file none.keras"
+    assert (
+        wrong.stderr.splitlines()[-1]
+        == "keras-ddim: error: there is no file none.keras, and no preset but flowers"
+    )

@@ -60,6 +60,8 @@ def run(line: options.CommandLine) -> None:
         "num_images": training.get("num_images"),
     }
     sampling = {"num_images": args.num_images, "seed": args.seed, **options.generate_options(args)}
+    # Else what the process did before would decide on the order of the images.
+    keras.utils.set_random_seed(0)
     if args.label is None:
         images, real_images = load_images(args.data, **data_options)
     else:
