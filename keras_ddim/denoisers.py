@@ -38,11 +38,11 @@ class Denoiser(keras.layers.Layer):
         `(pred_noises, pred_images)`, both as `noisy_images`, which they add up to at that level.
 
     Attributes:
-        evaluations: Network evaluations that a call costs.
+        evaluations_per_call: Network evaluations that a call costs.
     """
 
     @property
-    def evaluations(self) -> int:
+    def evaluations_per_call(self) -> int:
         return 1
 
     def __init__(self, **kwargs: Any) -> None:
@@ -85,8 +85,8 @@ class Wrapper(Denoiser):
         self.denoiser = denoiser
 
     @property
-    def evaluations(self) -> int:
-        return self.denoiser.evaluations
+    def evaluations_per_call(self) -> int:
+        return self.denoiser.evaluations_per_call
 
     def get_config(self) -> dict:
         denoiser = keras.saving.serialize_keras_object(self.denoiser)

@@ -214,8 +214,10 @@ class Guided(Wrapper):
             )
 
     @property
-    def evaluations(self) -> int:
-        return self.denoiser.evaluations + (self.guide or self.denoiser).evaluations
+    def evaluations_per_call(self) -> int:
+        return (
+            self.denoiser.evaluations_per_call + (self.guide or self.denoiser).evaluations_per_call
+        )
 
     def call(  # type: ignore[override]
         self, noisy_images: Any, log_snr: Any, guidance_scale: Any, **per_image: Any

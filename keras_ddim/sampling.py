@@ -63,7 +63,7 @@ class Step(keras.layers.Layer):
     def count_evaluations(self, is_last: bool = False) -> int:
         """Network evaluations that a step costs, the last of a list or another."""
         steps = 1 if is_last else self.sampler.evaluations_per_step
-        return steps * self.denoiser.evaluations
+        return steps * self.denoiser.evaluations_per_call
 
     def call(
         self,

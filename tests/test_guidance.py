@@ -233,7 +233,7 @@ def test_serialization(model, weaker):
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(denoiser)))
         copy = keras.saving.deserialize_keras_object(config)
         assert type(copy) is type(denoiser) and copy.get_config() == denoiser.get_config()
-        assert copy.evaluations == denoiser.evaluations
+        assert copy.evaluations_per_call == denoiser.evaluations_per_call
         copy.set_weights(denoiser.get_weights())
         received, expected = (numpy(each(noisy_images, 0.3, **inputs)) for each in (copy, denoiser))
         np.testing.assert_allclose(received, expected, atol=1e-5)
@@ -356,4 +356,4 @@ class TestErrors:
     def test_denoisers(self, model):
         with pytest.raises(ValueError, match="`guide` or `num_classes` must be given"):
             Guided(model.make_denoiser())
-        assert Guidance().wrap(model.make_denoiser(), 3, model.normalizer).evaluations == 1
+        assert Guidance().wrap(model.make_denoiser(), 3, model.normalizer).evaluations_per_call == 1

@@ -193,7 +193,9 @@ class TestGenerating:
     def test_models_that_cannot(self, trained_model):
         with pytest.raises(ValueError, match="`labels` must be None for a model whose network"):
             trained_model.generate(2, labels=0)
-        with pytest.raises(ValueError, match="`labels` must be given to a model trained with"):
+        with pytest.raises(
+            ValueError, match="`labels` must be given, and `guidance_scale` be 1, for a model"
+        ):
             make_model(label_dropout=0).generate(2)
 
 
