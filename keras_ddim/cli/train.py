@@ -73,7 +73,7 @@ def add_options(parser: options.Parser) -> None:
     add("--dtype-policy", "float32", "the others are faster on GPUs", choices=policies)
 
     parser.section("training")
-    add("--epochs", 5, "in total, also with --resume", type=options.count)
+    add("--epochs", 4, "in total, also with --resume", type=options.count)
     add("--steps-per-epoch", None, "if not once through the data", type=options.count)
     add("--batch-size", 16, "images in a step", type=options.count)
     rate = "at its highest; it falls to zero in the last epoch"
