@@ -93,6 +93,29 @@ class Wrapper(Denoiser):
         return {**super().get_config(), "denoiser": denoiser}
 
 
+def predict(
+    network: keras.Model,
+    noisy_images: Any,
+    log_snr: Any,
+    labels: Any = None,
+    *,
+    conditioning: conditionings.Conditioning,
+    prediction_type: str,
+    preconditioning: Any,
+    training: bool = False,
+) -> Any:
+    """What a network predicts, float32, as `noisy_images`; arguments as of `NetworkDenoiser`."""
+    log_snr = ops.broadcast_to(as_float(log_snr), (ops.shape(noisy_images)[0], 1, 1, 1))
+    seen = noisy_images
+    if preconditioning is not None:
+        seen = preconditioning.whiten(noisy_images, log_snr)
+    inputs = [seen, conditioning(log_snr)] + ([] if labels is None else [labels])
+    output = ops.cast(network(inputs, training=training), "float32")
+    if preconditioning is None:
+        return output
+    return preconditioning.predict(output, noisy_images, log_snr, prediction_type)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class NetworkDenoiser(Denoiser):
     """Separates by what a network predicts: the noise, the image, or a velocity.
@@ -139,22 +162,18 @@ class NetworkDenoiser(Denoiser):
     def call(  # type: ignore[override]
         self, noisy_images: Any, log_snr: Any, labels: Any = None, **per_image: Any
     ) -> tuple[Any, Any]:
-        prediction = self.predict(noisy_images, log_snr, labels)
+        if labels is not None and len(self.network.inputs) < 3:
+            labels = None
+        prediction = predict(
+            self.network,
+            noisy_images,
+            log_snr,
+            labels,
+            conditioning=self.conditioning,
+            prediction_type=self.prediction_type,
+            preconditioning=self.preconditioning,
+        )
         return separate(noisy_images, prediction, *rates(log_snr), self.prediction_type)
-
-    def predict(
-        self, noisy_images: Any, log_snr: Any, labels: Any = None, training: bool = False
-    ) -> Any:
-        """What the network predicts, float32, as `noisy_images`; arguments as when called."""
-        log_snr = ops.broadcast_to(as_float(log_snr), (ops.shape(noisy_images)[0], 1, 1, 1))
-        inputs = [noisy_images, self.conditioning(log_snr)]
-        if labels is not None and len(self.network.inputs) > len(inputs):
-            inputs.append(labels)
-        if self.preconditioning is None:
-            return ops.cast(self.network(inputs, training=training), "float32")
-        inputs[0] = self.preconditioning.whiten(noisy_images, log_snr)
-        output = ops.cast(self.network(inputs, training=training), "float32")
-        return self.preconditioning.predict(output, noisy_images, log_snr, self.prediction_type)
 
     def get_config(self) -> dict:
         return {

@@ -12,6 +12,7 @@ from keras import ops
 from keras_ddim import checks, presets, sampling, schedules
 from keras_ddim import conditioning as conditionings
 from keras_ddim import preconditioning as preconditionings
+from keras_ddim.denoisers import predict
 from keras_ddim.editing import Editor
 from keras_ddim.guard import (
     ReplicaSeedGenerator,
@@ -188,8 +189,6 @@ class DiffusionModel(Editor, ImageTrainer):
         self.ema_network.trainable = False
         self.normalizer = Normalizer(self.image_shape[-1])
         self.preconditioning = preconditionings.get(preconditioning, self.image_shape)
-        # Not made when called, which torch.compile can't trace; methods, so that they aren't saved.
-        self.predictors = [self._denoise_with(n).predict for n in (self.ema_network, network)]
         self.seed_generator = ReplicaSeedGenerator(seed)
         self.generation_seed_generator = keras.random.SeedGenerator(seed)
         # Not the optimizer's count of steps: compiling anew must not restart the average.
@@ -269,12 +268,22 @@ class DiffusionModel(Editor, ImageTrainer):
                 ranges.append(range_of(inputs[1]))
             else:
                 labels = ops.full((ops.shape(images)[0],), self.num_classes, "int32")
-        predict = self.predictors[bool(training)]
+        # Without a `NetworkDenoiser`: torch.compile can't trace code that makes layers.
+        prediction = predict(
+            self.network if training else self.ema_network,
+            noisy_images,
+            log_snr,
+            labels,
+            conditioning=self.conditioning,
+            prediction_type=self.prediction_type,
+            preconditioning=self.preconditioning,
+            training=training,
+        )
         return Prediction(
             noisy_images,
             log_snr,
             target(images, noises, *rates(log_snr), self.prediction_type),
-            predict(noisy_images, log_snr, labels, training=training),
+            prediction,
             ranges,
         )
 

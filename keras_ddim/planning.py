@@ -79,17 +79,14 @@ class Planner:
             guidance: How it is guided. Defaults to None: not at all.
             degradation: What is known of the images. Defaults to None: nothing.
         """
-        denoiser: Denoiser = self._denoise_with(self.ema_network)
+        denoiser: Denoiser = NetworkDenoiser(
+            self.ema_network, self.conditioning, self.prediction_type, self.preconditioning
+        )
         if guidance is not None:
             denoiser = guidance.wrap(denoiser, self.num_classes, self.normalizer)
         method = sampling.check_clip(clip)
         denoiser = Clipped(denoiser, self.normalizer, method) if method else denoiser
         return Known(denoiser, self.normalizer, degradation) if degradation else denoiser
-
-    def _denoise_with(self, network: keras.Model) -> NetworkDenoiser:
-        return NetworkDenoiser(
-            network, self.conditioning, self.prediction_type, self.preconditioning
-        )
 
     def make_step(
         self,

@@ -350,7 +350,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "kwargs",
         [
-            {"image_shape": (8, 8, 3), "ema": 1.0},
+            {"image_shape": (8, 8, 3), "ema": 1.1},
             {"image_shape": (8, 8, 3), "ema": "high"},
             {"image_shape": (8, 8, 3), "seed": -1},
             {"image_shape": (8, 8, 3), "seed": 0.5},
