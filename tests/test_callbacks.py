@@ -48,7 +48,7 @@ def test_grids_start_from_the_same_noise(model, images, monkeypatch):
     fit(model, images, epochs=1)
     monkeypatch.setattr(model.optimizer, "learning_rate", 0.0)
     grids = []
-    monkeypatch.setattr(plots, "plot_images", lambda images, *args, **kw: grids.append(images))
+    monkeypatch.setattr(plots, "plot_images", lambda images, *_, **__: grids.append(images))
     grid = callbacks.SampleGrid(num_images=3, diffusion_times=2, seed=5)
     fit(model, images, epochs=3, callbacks=[grid])
     # With weights that stay as they are, nothing but the noise could make a difference. (The batch
@@ -73,7 +73,7 @@ def test_options_are_those_of_generate(model, images, monkeypatch):
         return np.zeros((num_images, 8, 8, 3), "float32")
 
     monkeypatch.setattr(model, "generate", generate)
-    monkeypatch.setattr(plots, "plot_images", lambda *args, **kw: None)
+    monkeypatch.setattr(plots, "plot_images", lambda *_, **__: None)
     grid = callbacks.SampleGrid(2, diffusion_times=[1.0, 0.5], sampler="heun", clip=True)
     fit(model, images, epochs=1, callbacks=[grid])
     options = {"diffusion_times": [1.0, 0.5], "sampler": "heun", "clip": True}
