@@ -95,7 +95,10 @@ class Optimizer:
             for time, default in zip(self.ends, (1.0, 0.0))
         )
         self.start, self.span = start, end - start
-        teacher_times = checks.check_count("teacher_times", teacher_times)
+        if checks.check_count("teacher_times", teacher_times) < 2:
+            raise ValueError(
+                f"`teacher_times` must be at least 2. Received: teacher_times={teacher_times}"
+            )
         # Down to time 0 in any case: that is where the images are that a perfect solver makes.
         noisiest, cleanest = (float(level) for level in self._levels([1.0, 0.0]))
         self.teacher_levels = np.linspace(noisiest, cleanest, teacher_times)

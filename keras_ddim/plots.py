@@ -146,8 +146,10 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     return plot_images(images, len(images) // len(rows), path, row_labels=list(checked))
 
 
-def times_label(diffusion_times: int | Sequence[float]) -> str:
+def times_label(diffusion_times: int | str | Sequence[float]) -> str:
     """A short text for what `generate` takes as `diffusion_times`: "5 uniform", "1, 0.8, 0.5"."""
+    if isinstance(diffusion_times, str):
+        return diffusion_times
     if isinstance(diffusion_times, (int, np.integer)):
         return f"{diffusion_times} uniform"
     times = [f"{time:.3g}" for time in np.ravel(diffusion_times)]
