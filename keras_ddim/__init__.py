@@ -32,7 +32,7 @@ from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet, ResidualUNet, SinusoidalEmbedding
 from keras_ddim.normalizer import Normalizer
-from keras_ddim.optimal_times import optimize_times
+from keras_ddim.optimal_times import explain_times, optimize_times
 from keras_ddim.recipes import recipe
 from keras_ddim.samplers import (
     DDIM,
@@ -76,6 +76,7 @@ __all__ = [
     "draw_flowers",
     "editing",
     "encoders",
+    "explain_times",
     "guidance",
     "interpolate",
     "load_images",

@@ -11,9 +11,10 @@ model.keep_times(diffusion_times, sampler="unipc")  # from now on, and in its fi
 ```
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -177,7 +178,7 @@ class Optimizer:
 
     def distance(self, diffusion_times: Any, noises: int = TEST) -> float:
         """Root-mean-square difference from the teacher's images, by default of test noise."""
-        return float(np.sqrt(np.mean(self.residuals(diffusion_times, noises) ** 2)))
+        return _distance(self.residuals(diffusion_times, noises), np.zeros(1))
 
     def hand_made(self, num_times: int) -> dict[str, np.ndarray]:
         """The lists to begin from, with the ends asked for, as far as they then decrease."""
@@ -403,6 +404,96 @@ def optimize_times(
         LD3](https://arxiv.org/abs/2405.15506)
     """
     return Optimizer(model, sampler, **options).find(num_times, method)
+
+
+class Explanation(NamedTuple):
+    """Where a list of times goes wrong; see `explain_times`.
+
+    Attributes:
+        diffusion_times: The list (steps,).
+        errors: What each interval, the last of which leads to time 0, adds to the difference of
+            the images from the exact flow's: root-mean-square, in pixel values, (steps,).
+        distance: The difference that the whole list leads to, at most the sum of `errors`.
+        added_times: A time amid each interval, in log-SNR, (steps,).
+        added_distances: `distance` with that time in the list, (steps,).
+    """
+
+    diffusion_times: np.ndarray
+    errors: np.ndarray
+    distance: float
+    added_times: np.ndarray
+    added_distances: np.ndarray
+
+    @property
+    def best_added_time(self) -> float:
+        """The time that would help most if it was in the list, too."""
+        return float(self.added_times[np.argmin(self.added_distances)])
+
+
+def explain_times(
+    model: Any, diffusion_times: Any, sampler: Any = None, *, num_images: int = 16, **options: Any
+) -> Explanation:
+    """What each interval of a list adds to the error, and where one more time would help most.
+
+    From the noisy images at each time, the exact flow (the teacher of `optimize_times`, from there
+    on) leads to images; those of one time differ from those of the next by what the step between
+    them got wrong.
+
+    Args:
+        model: A trained `keras_ddim.DiffusionModel`.
+        diffusion_times: As in `generate`; strictly decreasing.
+        sampler: As in `optimize_times`.
+        num_images: How many images it is the mean of. Defaults to 16.
+        **options: Others of `optimize_times`.
+
+    Returns:
+        An `Explanation`.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    ```python
+    explanation = keras_ddim.explain_times(model, [1.0, 0.8, 0.5, 0.2])
+    keras_ddim.plots.plot_times({"mine": explanation.diffusion_times},
+                                errors={"mine": explanation.errors})
+    ```
+    """
+    optimizer = Optimizer(model, sampler, num_images=num_images, **options)
+    if isinstance(diffusion_times, str):
+        diffusion_times = model.kept_times(diffusion_times, optimizer.sampler)
+    times = checks.check_diffusion_times(diffusion_times)
+    levels = optimizer._levels(times)
+    if not sampling.decrease(levels):
+        raise ValueError(
+            "`diffusion_times` must decrease strictly to be explained. "
+            f"Received: diffusion_times={diffusion_times!r}"
+        )
+    recorder = sampling.Recorder()
+    images = optimizer.follow(times, TEST, watchers=[recorder])
+    ways = []
+    for level, noisy_images in zip(levels, recorder.arrays()[0]):
+        rest = optimizer.teacher_levels[optimizer.teacher_levels > level + SAME_LEVEL]
+        rest = optimizer._times(np.append(level, rest))
+        exact = optimizer.follow(rest, TEST, TEACHER, initial_noise=noisy_images)
+        ways.append(optimizer._features(exact))
+    ways.append(optimizer._features(images))
+    ends = np.append(levels[1:], optimizer.start + optimizer.span)
+    added_times = optimizer._times((levels + ends) / 2)
+    # Behind a list that ends at time 0, no time can be added.
+    added = [np.union1d(times, [time])[::-1] for time in added_times]
+    return Explanation(
+        times,
+        np.array([_distance(one, other) for one, other in itertools.pairwise(ways)]),
+        _distance(ways[0], ways[-1]),
+        added_times,
+        np.array([optimizer.distance(longer) for longer in added]),
+    )
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((first - second) ** 2)))
 
 
 def check_model(model: Any) -> Any:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 import keras_ddim
-from keras_ddim import GaussianDenoiser, optimal_times, optimize_times, planning, sampling
+from keras_ddim import (
+    GaussianDenoiser,
+    explain_times,
+    optimal_times,
+    optimize_times,
+    planning,
+    sampling,
+)
 from tests.conftest import tiny_network
 
 pytestmark = pytest.mark.core
@@ -204,3 +211,22 @@ def test_models_that_cannot_be_optimized(make_model):
     model.ema_network.set_weights([w * np.nan for w in model.ema_network.get_weights()])
     with pytest.raises(ValueError, match="must make finite values"):
         optimize_times(model, 3, num_images=2, verbose=0)
+
+
+# Why
+
+
+def test_errors_are_those_of_the_steps(gaussian_model):
+    """They bound the whole, and where all of it is in one step, that step has it."""
+    times = [1.0, 0.98, 0.95, 0.9, 0.1, 0.05]
+    explained = explain_times(gaussian_model, times, "ddim")
+    assert np.argmax(explained.errors) == 3
+    assert 0 < explained.distance <= explained.errors.sum() + 1e-6
+    optimizer = optimal_times.Optimizer(gaussian_model, "ddim", num_images=16)
+    assert explained.distance == pytest.approx(optimizer.distance(times), rel=0.02)
+    assert 0.1 < explained.best_added_time < 0.9
+    assert explained.added_distances.min() < explained.distance
+    exact = explain_times(gaussian_model, optimizer.teacher_times, optimal_times.TEACHER)
+    assert exact.errors.max() < 0.1 * explained.distance
+    with pytest.raises(ValueError, match="must decrease strictly"):
+        explain_times(gaussian_model, [0.5, 1.0])
