@@ -2,9 +2,14 @@
 
 import sys
 
-from keras_ddim.cli import evaluate, generate, options, train
+from keras_ddim.cli import evaluate, generate, optimize_times, options, train
 
-COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate}
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "optimize-times": optimize_times,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
