@@ -16,6 +16,7 @@ from keras_ddim import (
     guidance,
     metrics,
     noise_levels,
+    optimal_times,
     plots,
     presets,
     recipes,
@@ -31,6 +32,7 @@ from keras_ddim.metrics import FID, KID
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet, ResidualUNet, SinusoidalEmbedding
 from keras_ddim.normalizer import Normalizer
+from keras_ddim.optimal_times import explain_times, optimize_times
 from keras_ddim.recipes import recipe
 from keras_ddim.samplers import (
     DDIM,
@@ -74,11 +76,14 @@ __all__ = [
     "draw_flowers",
     "editing",
     "encoders",
+    "explain_times",
     "guidance",
     "interpolate",
     "load_images",
     "metrics",
     "noise_levels",
+    "optimal_times",
+    "optimize_times",
     "plots",
     "presets",
     "recipe",

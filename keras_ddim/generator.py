@@ -71,7 +71,8 @@ class Generator(Planner):
                 [0, 1], in any order and spacing that the sampler can follow; see
                 `keras_ddim.times` for lists. A number n stands for n times uniform in log-SNR
                 (`keras_ddim.times.uniform_log_snr`); where a sampler is given, for 1, 1 − 1/n, …,
-                1/n. Defaults to 20.
+                1/n. A name, such as "best:5", stands for a list kept with the model for that
+                sampler (see `keep_times`). Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: none in particular.
             guidance_scale: How far predictions are led beyond those without the label (or those of

@@ -21,6 +21,9 @@ from keras_ddim.preconditioning import SpectralPreconditioning
 # What a number of times stands for, and the sampler, where none is given. It must decrease.
 DEFAULT_TIMES = lists.uniform_log_snr
 DEFAULT_SAMPLER = samplers_by_name.UniPC()
+# Where a model's metadata has the lists that are kept with it: of log-SNRs, which no change of
+# schedule changes, by sampler and name.
+KEPT_LISTS = "log_snr_lists"
 
 
 class Plan(NamedTuple):
@@ -58,6 +61,7 @@ class Planner:
     ema_network: keras.Model
     normalizer: Normalizer
     compiled_steps: sampling.CompiledSteps
+    metadata: dict
     run_eagerly: bool
     jit_compile: bool
 
@@ -145,6 +149,65 @@ class Planner:
         denoisers = [self.make_denoiser(guidance=guidance.at(time)) for time in times]
         return sampling.count_evaluations([sampling.Step(d, sampler) for d in denoisers])
 
+    def keep_times(
+        self, diffusion_times: Any, sampler: Any = None, name: str | None = None
+    ) -> None:
+        """Keeps a list of times for a sampler by name, in this model and in the files of it.
+
+        Args:
+            diffusion_times: The list, strictly decreasing, such as of `keras_ddim.optimize_times`.
+            sampler: The sampler it is for. Defaults to None: `keras_ddim.UniPC()`.
+            name: What `generate` takes as `diffusion_times` from then on, given that sampler; a
+                list that it named before is replaced. Defaults to None: "best:5" for five times.
+
+        Raises:
+            ValueError: If an argument is not as described.
+
+        Example:
+
+        ```python
+        model.keep_times(keras_ddim.optimize_times(model, 5))
+        model.save("flowers.keras")
+        images = keras.saving.load_model("flowers.keras").generate(16, "best:5")
+        ```
+        """
+        sampler = DEFAULT_SAMPLER if sampler is None else samplers_by_name.get(sampler)
+        times = checks.check_diffusion_times(diffusion_times)
+        levels = finite(ops.convert_to_numpy(self.schedule.log_snr(times))).astype("float64")
+        if not sampling.decrease(levels):
+            raise ValueError(
+                "`diffusion_times` must decrease strictly to be kept. "
+                f"Received: diffusion_times={diffusion_times!r}"
+            )
+        name = f"best:{len(times)}" if name is None else name
+        if not isinstance(name, str) or not name[:1].isalpha():
+            raise ValueError(f"`name` must begin with a letter. Received: name={name!r}")
+        of_sampler = self.metadata.setdefault(KEPT_LISTS, {}).setdefault(repr(sampler), {})
+        of_sampler[name] = levels.tolist()
+
+    def kept_times(self, name: str, sampler: Any = None, schedule: Any = None) -> np.ndarray:
+        """A list that was kept with `keep_times`, float64 (steps,).
+
+        Args:
+            name: Its name.
+            sampler: The sampler it is for. Defaults to None: `keras_ddim.UniPC()`.
+            schedule: What the times are to belong to. Defaults to None: the model's schedule.
+
+        Raises:
+            ValueError: If there is none; the message lists those that there are.
+        """
+        sampler = DEFAULT_SAMPLER if sampler is None else samplers_by_name.get(sampler)
+        kept = self.metadata.get(KEPT_LISTS, {})
+        levels = kept.get(repr(sampler), {}).get(name)
+        if levels is None:
+            names = (f"{', '.join(map(repr, named))} for {each}" for each, named in kept.items())
+            raise ValueError(
+                "`diffusion_times` must be a number of times, a list of them, or the name of a "
+                f"list kept with the model: {'; '.join(names) or 'there are none yet'}. "
+                f"Received: diffusion_times={name!r} for {sampler}"
+            )
+        return lists.from_log_snr(levels, self.schedule if schedule is None else schedule)
+
     def normalize(self, name: str, images: Any, num_images: int | None = None) -> np.ndarray:
         """Images as handed in, checked, to the normalised space, float32.
 
@@ -198,6 +261,8 @@ class Planner:
         self, diffusion_times: Any, sampler: Any, schedule: Any
     ) -> tuple[samplers_by_name.Sampler, np.ndarray, np.ndarray]:
         """The sampler, the times and their log-SNRs, that arguments of `generate` stand for."""
+        if isinstance(diffusion_times, str):
+            diffusion_times = self.kept_times(diffusion_times, sampler, schedule)
         times = checks.check_diffusion_times(diffusion_times)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         if sampler is None and isinstance(diffusion_times, (int, np.integer)):

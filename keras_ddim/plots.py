@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_ddim import checks, schedules
 from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.noise_levels import finite
 
 if TYPE_CHECKING:  # else imported when used
     import PIL.Image
@@ -146,8 +147,10 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     return plot_images(images, len(images) // len(rows), path, row_labels=list(checked))
 
 
-def times_label(diffusion_times: int | Sequence[float]) -> str:
+def times_label(diffusion_times: int | str | Sequence[float]) -> str:
     """A short text for what `generate` takes as `diffusion_times`: "5 uniform", "1, 0.8, 0.5"."""
+    if isinstance(diffusion_times, str):
+        return diffusion_times
     if isinstance(diffusion_times, (int, np.integer)):
         return f"{diffusion_times} uniform"
     times = [f"{time:.3g}" for time in np.ravel(diffusion_times)]
@@ -357,6 +360,64 @@ def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | N
     right.set(title="log-SNR", xlabel="diffusion time")
     left.legend(loc="lower center")
     figure.legend(handles=right.get_lines(), loc="outside lower center")
+    return _finish(figure, path)
+
+
+def plot_times(
+    lists: Mapping[str, Any],
+    schedule: Any = None,
+    path: Path | None = None,
+    *,
+    errors: Mapping[str, Any] | None = None,
+) -> "Figure | None":
+    """Lists of times on the schedule's curve, and side by side by log-SNR.
+
+    Args:
+        lists: Dictionary from labels to lists of times.
+        schedule: The schedule that they belong to, see `keras_ddim.schedules.get`.
+        path: As in `plot_images`.
+        errors: Dictionary from some of the labels to errors of the intervals, one for each time, as
+            of `keras_ddim.explain_times`: the larger, the thicker the line. Defaults to None.
+
+    Example:
+
+    ```python
+    lists = {"uniform": keras_ddim.times.uniform(5), "found": model.kept_times("best:5")}
+    plot_times(lists, model.schedule)
+    ```
+    """
+    schedule, errors = schedules.get(schedule), errors or {}
+    checked = {str(name): checks.check_diffusion_times(times) for name, times in lists.items()}
+    widths = {name: np.asarray(values, "float64") for name, values in errors.items()}
+    for name, values in widths.items():
+        if name not in checked or values.shape != checked[name].shape:
+            raise ValueError(
+                "`errors` must hold an error for each time of lists in `lists`. "
+                f"Received: errors of shape {values.shape} for {name!r}"
+            )
+    if not checked:
+        raise ValueError("`lists` must hold at least one list. Received none.")
+    largest = max((values.max() for values in widths.values()), default=0.0) or 1.0
+
+    def log_snr(times: np.ndarray) -> np.ndarray:
+        return finite(np.asarray(schedule.log_snr(times.astype("float32"))))
+
+    figure, (left, right) = _figure_of_panels(2, height=3.0 + 0.3 * len(checked))
+    curve = np.linspace(0.0, 1.0, 501)
+    left.plot(curve, log_snr(curve), color="black", linewidth=1)
+    for row, (name, times) in enumerate(checked.items()):
+        levels = log_snr(times)
+        left.plot(times, levels, "o", color=f"C{row}", markersize=4, label=name)
+        right.plot(levels, np.full(len(times), row), "o", color=f"C{row}", markersize=5)
+        ends = [*levels[1:], log_snr(np.zeros(1))[0]]
+        for error, start, end in zip(widths.get(name, ()), levels, ends):
+            width = 0.3 + 12 * error / largest
+            options = {"solid_capstyle": "butt", "alpha": 0.5}
+            right.plot([start, end], [row, row], color=f"C{row}", linewidth=width, **options)
+    left.set(title=type(schedule).__name__, xlabel="diffusion time", ylabel="log-SNR")
+    right.set(title="times by log-SNR" + ", errors as width" * bool(widths), xlabel="log-SNR")
+    right.set_yticks(range(len(checked)), list(checked))
+    right.set_ylim(len(checked) - 0.5, -0.5)
     return _finish(figure, path)
 
 

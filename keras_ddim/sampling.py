@@ -522,7 +522,7 @@ def check_clip(clip: Any) -> str | None:
 
 
 GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "diffusion_times": checks.check_diffusion_times,
+    "diffusion_times": lambda v: v if isinstance(v, str) else checks.check_diffusion_times(v),
     "labels": lambda value: value,
     "guidance_scale": lambda value: check_guidance(scale=value),
     "guidance_interval": lambda value: check_guidance(interval=value),

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 import keras_ddim
-from keras_ddim import callbacks, cli, encoders, plots
+from keras_ddim import callbacks, cli, encoders, optimal_times, plots
 
 TINY = [
     *("--num-images", "64", "--image-size", "8", "--batch-size", "16"),
@@ -502,3 +502,42 @@ def test_module_runs_as_a_program():
         wrong.stderr.splitlines()[-1]
         == "keras-ddim: error: there is no file none.keras, and no preset but flowers"
     )
+
+
+# optimize-times
+
+
+def test_best_times_are_written_into_the_file(run, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    few = ["--num-images", "4", "--teacher-times", "8"]
+    before = keras.saving.load_model("model.keras")
+    arguments = ["model.keras", "--sampler", "ddim", "--num-times", "2", "3", *few]
+    assert cli.main(["optimize-times", *arguments]) == 0
+    assert "| 3 |" in capsys.readouterr().out
+    assert size_of(run / "best_times.png")[0] > 800
+    model = keras.saving.load_model("model.keras")
+    assert [len(model.kept_times(f"best:{n}", "ddim")) for n in (2, 3)] == [2, 3]
+    for value, old_value in zip(model.optimizer.variables, before.optimizer.variables):
+        np.testing.assert_array_equal(value, old_value)
+    use = ["model.keras", "--sampler", "ddim", "--times", "best:3", "--num-images", "2"]
+    assert cli.main(["generate", *use]) == 0
+    assert "times: best:3" in capsys.readouterr().out
+    status = cli.main(["generate", *use[:-3], "best:9", "--num-images", "2"])
+    assert "'best:2', 'best:3' for DDIM" in error_of(capsys, status)
+
+
+def test_interrupted_best_times_are_written(run, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(run)
+    monkeypatch.setattr(optimal_times.Optimizer, "_descend", interrupt)
+    few = ["--num-times", "2", "3", "--num-images", "4", "--teacher-times", "8"]
+    with pytest.warns(UserWarning, match="best so far"):
+        assert cli.main(["optimize-times", "model.keras", *few]) == 130
+    assert "model.keras has the lists above" in capsys.readouterr().err
+    assert len(keras.saving.load_model("model.keras").kept_times("best:2")) == 2
+
+
+def test_presets_stay_as_they_are(capsys):
+    assert "--output" in error_of(capsys, cli.main(["optimize-times", "flowers"]))

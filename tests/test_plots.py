@@ -365,6 +365,32 @@ def test_no_schedule():
         plots.plot_schedule([])
 
 
+def test_lists_of_times_stand_on_the_curve(tmp_path):
+    schedule = keras_ddim.CosineSchedule()
+    lists = {"uniform": [1.0, 0.5], "mine": [1.0, 0.8, 0.1]}
+    errors = {"mine": [0.1, 0.4, 0.2]}
+    left, right = plots.plot_times(lists, schedule, errors=errors).axes
+    for points, times in zip(left.get_lines()[1:], lists.values()):
+        np.testing.assert_allclose(points.get_xdata(), times)
+        expected = schedule.log_snr(np.float32(times))
+        np.testing.assert_allclose(points.get_ydata(), expected, atol=1e-5)
+    bars = [line for line in right.get_lines() if line.get_linestyle() == "-"]
+    widths = [line.get_linewidth() for line in bars]
+    assert len(bars) == 3 and np.argsort(widths).tolist() == [0, 2, 1]
+    assert bars[-1].get_xdata()[1] == pytest.approx(schedule.ends[0], abs=1e-4)
+    plots.plot_times(lists, "linear_beta", tmp_path / "times.png")
+    assert read(tmp_path / "times.png").size[0] > 800
+
+
+@pytest.mark.parametrize(
+    ("lists", "errors"),
+    [({}, None), ({"a": [1.0, 0.5]}, {"a": [1.0]}), ({"a": [1.0]}, {"b": [1.0]}), ({"a": [2]}, {})],
+)
+def test_lists_of_times_that_cannot_be_drawn(lists, errors):
+    with pytest.raises(ValueError, match="must"):
+        plots.plot_times(lists, errors=errors)
+
+
 # Without pyplot
 
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"sampling"},
     {"guard", "planning"},
     {"generator"},
-    {"trainer", "editing"},
+    {"trainer", "editing", "optimal_times"},
     {"model"},
     {"evaluation", "callbacks", "recipes"},
     {"cli", "__main__"},

@@ -2,9 +2,15 @@
 
 import sys
 
-from keras_ddim.cli import edit, evaluate, generate, options, train
+from keras_ddim.cli import edit, evaluate, generate, optimize_times, options, train
 
-COMMANDS = {"train": train, "generate": generate, "edit": edit, "evaluate": evaluate}
+COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "edit": edit,
+    "evaluate": evaluate,
+    "optimize-times": optimize_times,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

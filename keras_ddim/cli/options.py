@@ -58,8 +58,9 @@ class Parser(argparse.ArgumentParser):
         """Adds the model, and the options for how it generates; see `generate_options`."""
         saved = "a model saved by `train` or `model.save`, or a preset: "
         self.add_argument("model", metavar="MODEL", help=saved + ", ".join(presets.names()))
-        which += ": how many (evenly spaced from 1 down), or a list such as 1,0.8,0.5,0.2"
-        self.add("--times", default_times, which, type=times, **kwargs)
+        which += ": how many (evenly spaced from 1 down), a list such as 1,0.8,0.5,0.2, or one "
+        which += "that `optimize-times` has found for the sampler, such as best:5"
+        self.add("--times", default_times, which, type=times_or_name, **kwargs)
         names = sorted(samplers.SAMPLERS)
         how = "how to step from time to time (default: unipc, or ddim if times do not decrease)"
         self.add("--sampler", None, how, choices=names)
@@ -147,6 +148,11 @@ def interval_of_times(text: str) -> tuple[float, float]:
     """The lowest and the highest of "0.2,0.8"."""
     low, high = (float(time) for time in text.split(","))
     return low, high
+
+
+def times_or_name(text: str) -> int | str | tuple[float, ...]:
+    """As `times`, or the name of a list that is kept with the model."""
+    return text if text[:1].isalpha() and text not in ("nan", "inf") else times(text)
 
 
 def encoder(text: str) -> str:

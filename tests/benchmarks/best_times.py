@@ -1,0 +1,169 @@
+"""Lists of times that are found for a trained model, beside those made by hand.
+
+    python tests/benchmarks/best_times.py fashion.keras --data fashion_mnist --fit pad --output best
+
+For each solver and number of evaluations: the root-mean-square difference of images from the
+teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
+features of a small classifier; means and largest deviations from them over the seeds, with which
+the lists are found and the noise is drawn. Then the same difference for each solver along the lists
+that were found for the others. Heun takes as many times as cost no more than two evaluations each
+allow. Writes `results.json` and `table.md` after each cell.
+"""
+
+import argparse
+import pathlib
+import time
+
+import keras
+import numpy as np
+from solvers import make_distance, most_times
+
+from keras_ddim import DDIM, DPMSolverPP, Heun, UniPC, evaluation, optimal_times
+
+SOLVERS = {
+    "DDIM()": DDIM(),
+    "DPMSolverPP(2)": DPMSolverPP(2),
+    "UniPC(2)": UniPC(2),
+    "UniPC(3)": UniPC(3),
+    "Heun()": Heun(),
+}
+MEASURES = {
+    "difference": ("root-mean-square difference from the teacher", 4),
+    "frechet_distance": ("Fréchet distance to real images", 2),
+}
+LONG_EVALUATIONS = 50
+
+
+def text(values, digits):
+    values = np.array(values)
+    spread = abs(values - values.mean()).max()
+    return f"{values.mean():.{digits}f}" + f" ± {spread:.{digits}f}" * (len(values) > 1)
+
+
+def table(results):
+    """A table for each measure as Markdown: a row for each solver and list."""
+    numbers = results["settings"]["evaluations"]
+    lines = []
+    for measure, (title, digits) in MEASURES.items():
+        rows = {}
+        for cell in results["cells"]:
+            row = rows.setdefault((cell["solver"], cell["list"]), {})
+            row.setdefault(cell["evaluations"], []).append(cell[measure])
+        lines += [
+            f"**{title[0].upper()}{title[1:]}**\n",
+            f"| solver | list | {' | '.join(map(str, numbers))} |",
+            f"| --- | --- |{' ---: |' * len(numbers)}",
+        ]
+        for labels, row in rows.items():
+            cells = [text(row[n], digits) if n in row else "" for n in numbers]
+            lines.append(f"| {' | '.join([*labels, *cells])} |")
+        lines.append("")
+    lines += [
+        "**Differences along the lists found for another solver, by evaluations**\n",
+        "| list of | run by | " + " | ".join(map(str, numbers)) + " |",
+        "| --- | --- |" + " ---: |" * len(numbers),
+    ]
+    rows = {}
+    for cell in results["travels"]:
+        row = rows.setdefault((cell["found_for"], cell["solver"]), {})
+        row.setdefault(cell["evaluations"], []).append(cell["difference"])
+    for labels, row in rows.items():
+        cells = [text(row[n], 4) if n in row else "" for n in numbers]
+        lines.append(f"| {' | '.join([*labels, *cells])} |")
+    settings = results["settings"]
+    long = [result["frechet_distance"] for result in results["long"]]
+    lines.append(
+        f"\nOf {settings['num_images']} generated images for the distance, to {results['real']}; "
+        f"that of as many real images of training is {results['distance_of_real_images']:.2f}, "
+        f"that of DDIM at {LONG_EVALUATIONS} uniform times {text(long, 2)}. Differences are those "
+        f"of {settings['compared_images']} images, with pixels in [0, 1]; ± is the largest "
+        f"deviation from the mean of {len(settings['seeds'])} seeds."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    def integers(text):
+        return sorted({int(part) for part in text.split(",")})
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("model", help="a saved keras_ddim.DiffusionModel")
+    add("--data", required=True, help="labelled images, as keras_ddim.load_images takes them")
+    add("--data-dir", help="folder in which TensorFlow Datasets keeps its data")
+    add("--fit", default="crop", help="as in keras_ddim.load_images (%(default)s)")
+    add("--num-images", type=int, default=2000, help="for the distance (%(default)s)")
+    add("--compared-images", type=int, default=64, help="with the teacher's (%(default)s)")
+    add("--evaluations", type=integers, default=[3, 4, 5, 6, 8, 10], help="(3,4,5,6,8,10)")
+    add("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS), help="(all)")
+    add("--seeds", type=integers, default=[0, 1, 2], help="(0,1,2)")
+    add("--output", default="best-times-output", help="folder to write to (%(default)s)")
+    args = parser.parse_args()
+
+    model = keras.saving.load_model(args.model)
+    distance, distance_of_real_images, real = make_distance(model.image_shape, args)
+    results = {
+        "settings": vars(args),
+        "schedule": repr(model.schedule),
+        "real": real,
+        "distance_of_real_images": distance_of_real_images,
+        **{"long": [], "cells": [], "travels": []},
+        **evaluation.environment(),
+    }
+
+    def distance_of(times, sampler, seed):
+        images = model.generate(args.num_images, times, sampler=sampler, seed=seed, verbose=0)
+        return float(distance(images))
+
+    def run(seed, evaluations, optimizers, found):
+        for solver, optimizer in optimizers.items():
+            num_times = most_times(optimizer.sampler, evaluations)
+            candidates = optimizer.hand_made(num_times)
+            for method in optimal_times.METHODS:
+                start = time.monotonic()
+                candidates[method] = optimizer.find(num_times, method)
+                seconds = round(time.monotonic() - start, 1)
+                print(f"{solver}, {evaluations} evaluations, {method}: {seconds} s", flush=True)
+            found[solver] = candidates["gradient"]
+            for label, times in candidates.items():
+                results["cells"].append(
+                    {
+                        "seed": seed,
+                        "solver": solver,
+                        "evaluations": evaluations,
+                        "list": label,
+                        "times": times.tolist(),
+                        "difference": optimizer.distance(times),
+                        "frechet_distance": distance_of(times, optimizer.sampler, seed),
+                    }
+                )
+            evaluation.write_results(pathlib.Path(args.output), results, table(results))
+
+    for seed in args.seeds:
+        long = distance_of(LONG_EVALUATIONS, "ddim", seed)
+        results["long"].append({"seed": seed, "frechet_distance": long})
+        options = {"num_images": args.compared_images, "seed": seed, "verbose": 0}
+        optimizers = {
+            solver: optimal_times.Optimizer(model, SOLVERS[solver], **options)
+            for solver in args.solvers
+        }
+        for evaluations in args.evaluations:
+            found = {}
+            run(seed, evaluations, optimizers, found)
+            results["travels"] += [
+                {
+                    "seed": seed,
+                    "evaluations": evaluations,
+                    "found_for": other,
+                    "solver": solver,
+                    "difference": optimizer.distance(times),
+                }
+                for other, times in found.items()
+                for solver, optimizer in optimizers.items()
+            ]
+            evaluation.write_results(pathlib.Path(args.output), results, table(results))
+    print(f"\n{table(results)}\nWritten to {args.output}.")
+
+
+if __name__ == "__main__":
+    main()
