@@ -148,11 +148,11 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
 
 
 def times_label(diffusion_times: int | str | Sequence[float]) -> str:
-    """A short text for what `generate` takes as `diffusion_times`: "5 uniform", "1, 0.8, 0.5"."""
+    """A short text for what `generate` takes as `diffusion_times`: "5 times", "1, 0.8, 0.5"."""
     if isinstance(diffusion_times, str):
         return diffusion_times
     if isinstance(diffusion_times, (int, np.integer)):
-        return f"{diffusion_times} uniform"
+        return "1 time" if diffusion_times == 1 else f"{diffusion_times} times"
     times = [f"{time:.3g}" for time in np.ravel(diffusion_times)]
     if len(times) > 6:
         times = [*times[:3], "…", f"{times[-1]} ({len(times)} times)"]

@@ -36,7 +36,7 @@ def test_rows(evaluate, trained_model, datasets):
     results, _ = evaluate(sampler="heun")
     rows = {row["images"]: row for row in results["rows"]}
     assert list(rows) == [
-        "real images of training", "generated, 1 uniform", "generated, 1, 0.5", "noise"
+        "real images of training", "generated, 1 time", "generated, 1, 0.5", "noise"
     ]  # fmt: skip
     assert [row["evaluations"] for row in rows.values()] == [None, 1, 3, None]
     assert [row["count"] for row in rows.values()] == [12] * 4

@@ -192,7 +192,7 @@ def test_rows_must_be_alike(shapes, message):
 @pytest.mark.parametrize(
     "times, label",
     [
-        (5, "5 uniform"),
+        (5, "5 times"),
         ([1.0, 0.8, 0.5, 0.2], "1, 0.8, 0.5, 0.2"),
         (np.array([1 / 3]), "0.333"),
         (np.linspace(1, 0, 21), "1, 0.95, 0.9, …, 0 (21 times)"),

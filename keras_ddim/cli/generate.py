@@ -51,7 +51,10 @@ def run(line: options.CommandLine) -> None:
         plots.plot_images(images, args.num_images, args.output, row_labels=names)
     else:
         plots.plot_images(images, args.columns, args.output)
-    size, times = shape_text(model.image_shape), plots.times_label(args.times)
+    size, times = (
+        shape_text(model.image_shape),
+        plots.times_label(args.times).removesuffix(" times"),
+    )
     print(f"{len(images)} images of {size}, times: {times}\n  {args.output}")
     if args.separate:
         folder = pathlib.Path(args.separate)
