@@ -117,10 +117,14 @@ class Optimizer:
 
     def _times(self, levels: Any) -> np.ndarray:
         times = lists.from_log_snr(levels, self.model.schedule)
-        for end in (1.0, 0.0, *self.ends):
-            if end is not None and np.isfinite(self.model.schedule.log_snr(end)):
-                # Which the inverse may miss by a digit.
-                times[abs(levels - self._levels([end])) < SAME_LEVEL] = end
+        of_ends = zip((0.0, 1.0), self.model.schedule.ends)
+        exact = {time for time, level in of_ends if np.isfinite(level)} | {*self.ends} - {
+            0,
+            1,
+            None,
+        }
+        for time in exact:  # which the inverse may miss by a digit
+            times[abs(levels - self._levels([time])) < SAME_LEVEL] = time
         return times
 
     def _num_gaps(self, num_times: int) -> int:

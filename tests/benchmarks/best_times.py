@@ -6,8 +6,8 @@ For each solver and number of evaluations: the root-mean-square difference of im
 teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
 features of a small classifier; means and largest deviations from them over the seeds, with which
 the lists are found and the noise is drawn. Then the same difference for each solver along the lists
-that were found for the others. Heun takes as many times as cost no more than two evaluations each
-allow. Writes `results.json` and `table.md` after each cell.
+of as many times that were found for the others. Heun takes as many times as cost no more. Writes
+`results.json` and `table.md` after each cell.
 """
 
 import argparse
@@ -160,6 +160,7 @@ def main():
                 }
                 for other, times in found.items()
                 for solver, optimizer in optimizers.items()
+                if most_times(optimizer.sampler, evaluations) == len(times)
             ]
             evaluation.write_results(pathlib.Path(args.output), results, table(results))
     print(f"\n{table(results)}\nWritten to {args.output}.")
