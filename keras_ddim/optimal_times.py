@@ -117,13 +117,10 @@ class Optimizer:
 
     def _times(self, levels: Any) -> np.ndarray:
         times = lists.from_log_snr(levels, self.model.schedule)
-        of_ends = zip((0.0, 1.0), self.model.schedule.ends)
-        exact = {time for time, level in of_ends if np.isfinite(level)} | {*self.ends} - {
-            0,
-            1,
-            None,
-        }
-        for time in exact:  # which the inverse may miss by a digit
+        # Ends that are not infinite, which the inverse may miss by a digit.
+        ends = zip((0.0, 1.0), self.model.schedule.ends)
+        exact = [time for time, level in ends if np.isfinite(level)]
+        for time in exact + [end for end in self.ends if end not in (0, 1, None)]:
             times[abs(levels - self._levels([time])) < SAME_LEVEL] = time
         return times
 
