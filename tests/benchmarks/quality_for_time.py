@@ -209,7 +209,7 @@ def load(args):
         keras.utils.set_random_seed(0)
         path.parent.mkdir(parents=True, exist_ok=True)
         repeated = train.repeat().take(2000)
-        encoders.train_classifier(repeated, held_out, len(train.class_names)).save(path)
+        encoders.train_classifier(repeated, held_out, len(train.class_names), verbose=0).save(path)
     everything = 10**6
     images, held_out = (evaluation.take(part, everything) for part in (train, held_out))
     return images, held_out, encoders.load_classifier(path)
