@@ -85,7 +85,8 @@ def test_commands_run(tmp_path, monkeypatch):
                 words[i] = small.get(words[i - 1], small.get(words[i], words[i]))
         if words[0] == "train":
             added = {**small, "--num-images": "40", "--times": "1"}
-            for option in ("--image-size", "--widths", "--num-images", "--times", "--epochs"):
+            of_the_model = [] if "--from-preset" in words else ["--image-size", "--widths"]
+            for option in (*of_the_model, "--num-images", "--times", "--epochs"):
                 words += [] if option in words else [option, added[option]]
         assert cli.main(words) == 0, words
     assert (tmp_path / "photos.png").exists()

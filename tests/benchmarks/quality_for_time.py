@@ -9,7 +9,8 @@ it is scored: the Fréchet distance of 2,000 generated images to 2,000 held-out 
 evaluations, in the features of the classifier that lies beside this file (of other data: one that
 is trained and kept in the output folder); and, at several noise levels, the squared error of the
 velocity on held-out images, which varies far less. Writes `results.jsonl`, a line for each run, and
-a grid of 64 images each; what is there already is not run again.
+a grid of 64 images each; what is there already is not run again. Runs so far are kept in
+`quality_for_time.jsonl`.
 """
 
 import argparse
