@@ -399,7 +399,7 @@ def _u_net(
         for _ in range(block_depth):
             x = block(x, filters)
             skips.append(x)
-        x = ops.average_pool(x, 2)
+        x = ops.average_pool(x, 2, 2)
     for _ in range(block_depth):
         x = block(x, widths[-1])
     for filters in reversed(widths[:-1]):

@@ -454,14 +454,14 @@ class TestGenerate:
     def test_rising_lists_are_followed_with_a_warning(self, trained_model):
         with pytest.warns(UserWarning, match="diffusion_times rise, from 0.1 to 0.9"):
             assert np.isfinite(trained_model.generate(1, [0.1, 0.5, 0.9])).all()
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings(action="error", category=UserWarning):
             trained_model.generate(1, [0.5, 0.9, 0.1])
 
     def test_churn_out_of_the_range_of_training(self, trained_model):
         churned = keras_ddim.Heun(churn=0.3)
         with pytest.warns(UserWarning, match=r"\[0\]=1 .* with what Heun.* adds, 0.525 outside"):
             trained_model.generate(1, [1.0, 0.5], sampler=churned)
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings(action="error", category=UserWarning):
             trained_model.generate(1, [0.9, 0.5], sampler=churned)
             limited = keras_ddim.Heun(churn=0.3, churn_max_sigma=40.0)
             trained_model.generate(1, [1.0, 0.5], sampler=limited)
