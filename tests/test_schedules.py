@@ -254,6 +254,7 @@ def test_rectified_flow_is_the_formula(shift):
     np.testing.assert_allclose(log_snr, unshifted - 2 * np.log(shift), rtol=1e-5, atol=1e-5)
 
 
+@in_float64
 def test_linear_variance_is_linear():
     times = np.linspace(0.001, 0.999, 100)
     noise_rates = numpy(LinearVarianceSchedule().rates(times)[0])
