@@ -141,7 +141,7 @@ class TestEdit:
             ([a, "--mask", a], "a.png must be black and white, with nothing between"),
             ([a, "--mask", folder / "large.png"], "large.png is of 8x9 pixels"),
             ([a, "--label", "hat"], "Received: 'hat'"),
-            ([a, "--times", "2.0"], "invalid times"),
+            ([a, "--times", "2.0"], "invalid times value"),
         ):
             output = ["--output", folder / "wrong"]
             assert message in error_of(capsys, run("edit", trained, *arguments, *output))

@@ -155,6 +155,9 @@ def times_or_name(text: str) -> int | str | tuple[float, ...]:
     return text if text[:1].isalpha() and text not in ("nan", "inf") else times(text)
 
 
+times_or_name.__name__ = "times"  # by which messages call it
+
+
 def encoder(text: str) -> str:
     if text not in ("classifier", "inception_v3") and not text.endswith(".keras"):
         raise ValueError
