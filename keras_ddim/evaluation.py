@@ -89,13 +89,11 @@ def evaluate(
         }
 
     rows = [row("real images of training", take(train_images, num_images))]
-    classes = {"labels": np.arange(num_images) % model.num_classes} if model.class_names else {}
     for times, evaluations in zip(diffusion_times, num_evaluations):
         label = f"generated, {plots.times_label(times)}"
         if verbose:
             print(label)
-        each = {"seed": seed, "verbose": verbose, **classes, **options}
-        generated = model.generate(num_images, times, **each)
+        generated = model.generate(num_images, times, **{"seed": seed, "verbose": verbose, **options})
         rows.append(row(label, generated, evaluations))
     noise = np.random.default_rng(seed).standard_normal(generated.shape, "float32")
     rows.append(row("noise", model.denormalize(noise)))

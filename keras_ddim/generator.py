@@ -74,7 +74,8 @@ class Generator(Planner):
                 1/n. A name, such as "best:5", stands for a list kept with the model for that
                 sampler (see `keep_times`). Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
-                these, one for each image. Defaults to None: none in particular.
+                these, one for each image. Defaults to None: classes drawn at random, by `seed`; for
+                images that begin with, or hold, some that are given, none in particular.
             guidance_scale: How far predictions are led beyond those without the label (or those of
                 `guide_model`): `without + guidance_scale * (with - without)`. 1 is no guidance, the
                 default; 0 is without the label; 2 leads as far again. Others than 0 and 1 cost two
@@ -157,6 +158,8 @@ class Generator(Planner):
         )
         known = check_known(known_images, known_mask, degradation, num_images, self.image_shape)
         degradation = degradations.get(degradation) if known else None
+        if labels is None and initial_noise is initial_images is None and not known:
+            labels = self.draw_classes(num_images, entropy)
         plan = self.plan(
             num_images, diffusion_times, sampler, schedule, clip, labels, guidance, degradation
         )
@@ -185,6 +188,12 @@ class Generator(Planner):
         noisy_images, pred_images = recorder.arrays()
         pred_images = self.denormalize(pred_images)
         return sampling.Trajectory(images, noisy_images, pred_images, plan.times, plan.evaluations)
+
+    def draw_classes(self, num_images: int, seed: Any) -> np.ndarray | None:
+        """Classes at random, (num_images,), as many as asked for the first ones of all; or None."""
+        if self.class_names is None:
+            return None
+        return np.random.default_rng(seed).integers(self.num_classes, size=num_images)
 
     def follow(
         self,

@@ -147,7 +147,9 @@ class Optimizer:
         """Images, in the normalised space, along a list: of training, validation or test noise."""
         num_images = options.pop("num_images", self.num_images)
         labels = self.options["labels"]
-        if isinstance(labels, (list, tuple, np.ndarray)):
+        if labels is None:
+            labels = self.model.draw_classes(num_images, [self.seed, noises])
+        elif isinstance(labels, (list, tuple, np.ndarray)):
             labels = np.resize(labels, num_images)
         plan = self.model.plan(
             num_images,

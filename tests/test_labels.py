@@ -196,7 +196,15 @@ class TestGenerating:
         with pytest.raises(
             ValueError, match="`labels` must be given, and `guidance_scale` be 1, for a model"
         ):
-            make_model(label_dropout=0).generate(2)
+            make_model(label_dropout=0).edit(IMAGES[:2])
+
+    def test_without_labels_classes_are_drawn(self, trained):
+        options = {"diffusion_times": 2, "seed": 5, "verbose": 0}
+        many = trained.generate(20, **options)
+        classes = trained.draw_classes(20, 5)
+        assert set(classes) == {0, 1, 2}
+        np.testing.assert_array_equal(many, trained.generate(20, labels=classes, **options))
+        np.testing.assert_allclose(trained.generate(3, **options), many[:3], atol=1e-6)
 
 
 def test_grid_of_classes(trained, trained_model, tmp_path):
