@@ -213,7 +213,7 @@ class DiffusionModel(Editor, ImageTrainer):
 
         Returns:
             The `DiffusionModel`. To train it on other images, compile it first, best with
-            `keras_ddim.recipes.compile_for`.
+            `keras_ddim.recipes.fine_tune`.
 
         Raises:
             ValueError: If there is no such preset or file, or it holds something else.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras import layers
 
 from keras_ddim.checks import check_count
 from keras_ddim.model import DiffusionModel
@@ -12,6 +14,8 @@ from keras_ddim.preconditioning import SpectralPreconditioning
 from keras_ddim.schedules import CosineSchedule
 
 LEARNING_RATE = 2e-3
+# Of pictures by class: leads them out of what the classes have in common, and keeps their variety.
+GUIDANCE_SCALE = 1.5
 
 
 def recipe(
@@ -83,22 +87,84 @@ def recipe(
     return model
 
 
-def compile_for(
-    model: DiffusionModel, num_steps: int, learning_rate: float = LEARNING_RATE
-) -> None:
-    """Compiles a model with the recipe's loss and optimizer, such as a preset to be fine-tuned.
+def fine_tune(
+    model: DiffusionModel,
+    num_steps: int,
+    *,
+    class_names: Sequence[str] | None = None,
+    learning_rate: float = LEARNING_RATE,
+) -> DiffusionModel:
+    """A compiled copy of a trained model, such as a preset, to be trained on other images.
+
+    It begins with the averaged weights, and a new average. Where the classes differ, what was
+    learnt of the old ones is left out: the new ones begin as images of no class in particular.
 
     Args:
-        model: The model. It goes on from the averaged weights, with a new average.
-        num_steps: Number of batches that it will be trained on, in all.
+        model: The trained model, which stays as it is.
+        num_steps: Number of batches that the copy will be trained on, in all.
+        class_names: Names of the classes of the other images. Defaults to None: no labels.
         learning_rate: The highest of the run. Defaults to 2e-3.
+
+    Raises:
+        ValueError: If the classes differ, and the network is no `ModulatedUNet`.
 
     Example:
 
     ```python
     model = keras_ddim.DiffusionModel.from_preset("flowers")
-    keras_ddim.recipes.compile_for(model, num_steps=1000)
+    model = keras_ddim.recipes.fine_tune(model, num_steps=1000)
+    model.fit(photos, batch_size=16, epochs=50)
     ```
+    """
+    old = model.ema_network
+    class_names = None if class_names is None else list(class_names)
+    if class_names == model.class_names:
+        network = type(old).from_config(old.get_config())
+        network.set_weights(old.get_weights())
+    elif isinstance(old, ModulatedUNet):
+        network = _with_classes(old, class_names and len(class_names))
+    else:
+        raise ValueError(
+            "`class_names` must be those of the model, if its network is no `ModulatedUNet`. "
+            f"Received: class_names={class_names}, for {model.class_names}"
+        )
+    # Without metadata: lists of times that were found for these weights are none for others.
+    changed = {"network": network, "class_names": class_names, "metadata": None}
+    copy = DiffusionModel(**{**model.get_config(), **changed})
+    copy.normalizer.set_weights(model.normalizer.get_weights())
+    if model.preconditioning is not None:
+        copy.preconditioning.set_weights(model.preconditioning.get_weights())
+    compile_for(copy, num_steps, learning_rate)
+    return copy
+
+
+def _with_classes(old: ModulatedUNet, num_classes: int | None) -> ModulatedUNet:
+    """A network's copy, for another number of classes; each is what "any" was before."""
+    new = type(old).from_config({**old.get_config(), "num_classes": num_classes})
+    labels = [layer for layer in old.layers if isinstance(layer, layers.Embedding)]
+    any_label = labels[0].get_weights()[0][-1:] if labels else None
+    # In order, kind by kind: how many layers there are before one depends on whether there are
+    # labels.
+    kinds = {type(layer) for layer in old.layers if layer.weights}
+    for kind in kinds - {layers.Embedding}:
+        pairs = ([x for x in network.layers if type(x) is kind] for network in (old, new))
+        for source, copy in zip(*pairs, strict=True):
+            copy.set_weights(source.get_weights())
+    for layer in new.layers:
+        if isinstance(layer, layers.Embedding) and any_label is not None:
+            layer.set_weights([np.repeat(any_label, layer.input_dim, axis=0)])
+    return new
+
+
+def compile_for(
+    model: DiffusionModel, num_steps: int, learning_rate: float = LEARNING_RATE
+) -> None:
+    """Compiles a model with the recipe's loss and optimizer.
+
+    Args:
+        model: The model.
+        num_steps: Number of batches that it will be trained on, in all.
+        learning_rate: The highest of the run. Defaults to 2e-3.
     """
     # Without weight decay, which decided nothing, and for which Keras computes the schedule anew
     # for each weight.
@@ -106,8 +172,6 @@ def compile_for(
         learning_rate_schedule(num_steps, learning_rate), beta_2=0.99, global_clipnorm=1.0
     )
     model.compile(optimizer, loss="mean_squared_error")
-    model.network.set_weights(model.ema_network.get_weights())
-    model.ema_steps.assign(0)
 
 
 def learning_rate_schedule(

@@ -72,13 +72,38 @@ def test_half_precision_scales_its_loss(images):
 
 
 def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
-    model = type(trained_model).from_config(trained_model.get_config())
-    model.set_weights(trained_model.get_weights())
-    recipes.compile_for(model, num_steps=8)
-    for averaged, weight in zip(model.ema_network.weights, model.network.weights):
+    model = recipes.fine_tune(trained_model, num_steps=8)
+    options = {"diffusion_times": 2, "seed": 0, "verbose": 0}
+    np.testing.assert_array_equal(model.generate(2, **options), trained_model.generate(2, **options))
+    for averaged, weight in zip(trained_model.ema_network.weights, model.network.weights):
         np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
     model.fit(images, batch_size=8, verbose=0)
     assert int(model.ema_steps.numpy()) == 5
+
+
+def test_fine_tuning_on_other_classes(trained_model):
+    names = ["daisy", "poppy", "tulip"]
+    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 16), class_names=names, seed=0)
+    rng = np.random.default_rng(0)
+    for weight in model.ema_network.trainable_variables:
+        weight.assign(weight + 0.1 * rng.standard_normal(weight.shape))
+    model.preconditioning.variances.assign(rng.uniform(0.1, 2, (3, 8, 8)))
+    noise = rng.standard_normal((2, 8, 8, 3))
+    options = {"diffusion_times": [0.9, 0.5], "initial_noise": noise, "verbose": 0}
+    without_label = model.generate(2, **options)
+    more = recipes.fine_tune(model, 10, class_names=["cat", "dog", "cow", "hen"])
+    for labels in ("dog", None):
+        received = more.generate(2, labels=labels, **options)
+        np.testing.assert_allclose(received, without_label, atol=1e-5)
+    fewer = recipes.fine_tune(model, 10)
+    assert fewer.class_names is None and len(fewer.network.inputs) == 2
+    pairs = zip(fewer.network.get_weights(), fewer.ema_network.get_weights(), strict=True)
+    assert all(np.array_equal(weight, averaged) for weight, averaged in pairs)
+    again = recipes.fine_tune(fewer, 10, class_names=names)
+    received = again.generate(2, labels=[0, 2], **options)
+    np.testing.assert_allclose(received, fewer.generate(2, **options), atol=1e-5)
+    with pytest.raises(ValueError, match="`class_names` must be those of the model, if"):
+        recipes.fine_tune(trained_model, 10, class_names=names)
 
 
 @pytest.mark.parametrize("num_steps", [0, 2.5, None])

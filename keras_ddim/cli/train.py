@@ -45,6 +45,7 @@ OF_THE_DATA = (
 )
 # What a trained model cannot change any more.
 OF_THE_MODEL = "image_size labels channels widths block_depth ema prediction_type dtype_policy"
+DRAWN = "flowers", "plain_flowers"
 
 
 def add_options(parser: options.Parser) -> None:
@@ -54,8 +55,9 @@ def add_options(parser: options.Parser) -> None:
     parser.add_data("kept for validation, if not as the data suggests")
     add("--image-size", (32, 32), "64, or height x width such as 48x96", type=options.size)
     add("--channels", None, "of the images, if not as in the data", type=int, choices=(1, 3, 4))
-    classes = "train on classes, too: those of the data, or of a folder the sub-folders"
-    add("--labels", False, classes, action=argparse.BooleanOptionalAction)
+    classes = "train on classes, too: those of the data, or of a folder the sub-folders (default: "
+    classes += "of the flowers that are drawn)"
+    add("--labels", None, classes, action=argparse.BooleanOptionalAction)
     add("--flip", False, "mirror at random", action=argparse.BooleanOptionalAction)
     add("--repetitions", 1, "passes through the data in an epoch", type=options.count)
     add("--num-images", None, "to use, if not all (or 20000 flowers)", type=options.count)
@@ -105,11 +107,13 @@ def run(line: options.CommandLine) -> None:
     elif model.image_shape != image_shape:
         sizes = [run_folder.shape_text(shape) for shape in (image_shape, model.image_shape)]
         raise ValueError(f"--data {args.data} has images of {sizes[0]}, the model of {sizes[1]}")
+    elif not args.resume:
+        model = recipes.fine_tune(
+            model, args.epochs * steps, class_names=class_names, learning_rate=args.learning_rate
+        )
     elif model.class_names != class_names:
         classes = f"classes {class_names}, the model {model.class_names}"
         raise ValueError(f"--data {args.data} has {classes}")
-    elif not args.resume:
-        recipes.compile_for(model, args.epochs * steps, args.learning_rate)
     else:  # as if so many epochs had been planned from the beginning
         schedule = recipes.learning_rate_schedule(args.epochs * steps, args.learning_rate)
         model.optimizer.learning_rate = schedule
@@ -154,13 +158,14 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
     elif path.exists() and not args.overwrite:
         raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
     elif args.from_preset:
-        for name in set(OF_THE_MODEL.split()) & set(line.given):
+        for name in (set(OF_THE_MODEL.split()) - {"labels"}) & set(line.given):
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} is that of the model with --from-preset; leave it out")
         model = run_folder.load_model(args.from_preset, compile=False)
         *args.image_size, args.channels = model.image_shape
         args.dtype_policy = model.network.dtype_policy.name
-        args.labels = bool(model.class_names)
+    if args.labels is None:
+        args.labels = args.data in DRAWN
     if epochs_done >= args.epochs:
         done = f"{path} has been trained for {epochs_done} epochs already"
         raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
@@ -221,18 +226,23 @@ def fit(
             # The model first: whatever comes after it may be interrupted without harm.
             callbacks.SaveModel(folder / MODEL),
             callbacks.SaveHistory(folder / HISTORY, append=args.resume),
-            callbacks.SampleGrid(8 if by_class else 16, path, by_class=by_class),
+            callbacks.SampleGrid(
+                8 if by_class else 16, path, by_class=by_class, seed=args.seed, **guided(model)
+            ),
         ],
     )
 
 
+def guided(model: DiffusionModel) -> dict[str, float]:
+    """How pictures of it are generated."""
+    return {"guidance_scale": recipes.GUIDANCE_SCALE} if model.class_names else {}
+
+
 def draw(model: DiffusionModel, args: argparse.Namespace) -> None:
     folder = pathlib.Path(args.output)
-    names = (model.class_names or [])[:MOST_ROWS]
-    classes = np.repeat(np.arange(len(names)), 8) if names else None
-    samples = model.generate(8 * (len(names) or 8), labels=classes, seed=args.seed)
-    plots.plot_images(samples, 8, folder / "samples.png", row_labels=names)
-    rows = [model.generate(8, times, seed=args.seed, verbose=0) for times in args.times]
+    options = {"seed": args.seed, **guided(model)}
+    plots.plot_images(model.generate(64, **options), 8, folder / "samples.png")
+    rows = [model.generate(8, times, verbose=0, **options) for times in args.times]
     labels = [plots.times_label(times) for times in args.times]
     plots.plot_images(np.concatenate(rows), 8, folder / "times.png", row_labels=labels)
     plots.plot_history(folder / HISTORY, folder / "history.png")
