@@ -93,7 +93,9 @@ def evaluate(
         label = f"generated, {plots.times_label(times)}"
         if verbose:
             print(label)
-        generated = model.generate(num_images, times, **{"seed": seed, "verbose": verbose, **options})
+        generated = model.generate(
+            num_images, times, **{"seed": seed, "verbose": verbose, **options}
+        )
         rows.append(row(label, generated, evaluations))
     noise = np.random.default_rng(seed).standard_normal(generated.shape, "float32")
     rows.append(row("noise", model.denormalize(noise)))

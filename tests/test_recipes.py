@@ -74,7 +74,9 @@ def test_half_precision_scales_its_loss(images):
 def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
     model = recipes.fine_tune(trained_model, num_steps=8)
     options = {"diffusion_times": 2, "seed": 0, "verbose": 0}
-    np.testing.assert_array_equal(model.generate(2, **options), trained_model.generate(2, **options))
+    np.testing.assert_array_equal(
+        model.generate(2, **options), trained_model.generate(2, **options)
+    )
     for averaged, weight in zip(trained_model.ema_network.weights, model.network.weights):
         np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
     model.fit(images, batch_size=8, verbose=0)

@@ -10,10 +10,12 @@ evaluations, in the features of the classifier that lies beside this file (of ot
 is trained and kept in the output folder); and, at several noise levels, the squared error of the
 velocity on held-out images, which varies far less. Writes `results.jsonl`, a line for each run, and
 a grid of 64 images each; what is there already is not run again. Runs so far are kept in
-`quality_for_time.jsonl`.
+`quality_for_time.jsonl`. The recipe is trained with labels, and its images are of classes at
+random; their distances with guidance, which doubles the evaluations, are `guided`.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -35,19 +37,20 @@ from keras_ddim import (
 
 HERE = pathlib.Path(__file__).parent
 EVALUATIONS = 5, 8, 20
+GUIDED_TIMES = 4, 8, 10, 20
 LOG_SNR = 6, 4, 2, 0, -2, -4
 NUM_IMAGES = 2000
 WARM_UP_STEPS, TIMED_STEPS, TURNS = 5, 30, 100
 
 
-def published(image_shape, num_steps, seed):
+def published(image_shape, num_steps, seed, class_names):
     """The Keras DDIM example: its network, loss, schedule, average and constant learning rate."""
     model = DiffusionModel(image_shape, seed=seed)
     model.compile()
     return model
 
 
-def first_command_of_before(image_shape, num_steps, seed):
+def first_command_of_before(image_shape, num_steps, seed, class_names):
     """What `keras-ddim train` was before the recipe."""
     network = keras_ddim.ResidualUNet(image_shape, (16, 32, 64, 128), 1, seed=seed)
     model = DiffusionModel(network=network, prediction_type="velocity", seed=seed)
@@ -55,22 +58,20 @@ def first_command_of_before(image_shape, num_steps, seed):
     return model
 
 
-def changed(loss=None, optimizer=None, **arguments):
+def changed(loss=None, optimizer=None, network=None, labels=True, **arguments):
     """The recipe with something else in one place."""
 
-    def make(image_shape, num_steps, seed):
-        model = keras_ddim.recipe(image_shape, num_steps, seed=seed, **arguments)
+    def make(image_shape, num_steps, seed, class_names):
+        class_names = class_names if labels else None
+        if network:
+            num_classes = len(class_names) if labels else None
+            arguments["network"] = network(image_shape, seed=seed, num_classes=num_classes)
+        options = {"seed": seed, "class_names": class_names, **arguments}
+        model = keras_ddim.recipe(image_shape, num_steps, **options)
         if loss or optimizer:
             rates = recipes.learning_rate_schedule(num_steps)
             model.compile(optimizer(rates) if optimizer else model.optimizer, loss or model.loss)
         return model
-
-    return make
-
-
-def other_network(make_network):
-    def make(image_shape, num_steps, seed):
-        return changed(network=make_network(image_shape, seed))(image_shape, num_steps, seed)
 
     return make
 
@@ -87,10 +88,10 @@ RECIPES = {
     "recipe, rate 1e-3": (changed(learning_rate=1e-3), 16),
     "recipe, absolute error": (changed("mean_absolute_error"), 16),
     "recipe, predicting noise": (changed(prediction_type="noise"), 16),
-    "recipe, no preconditioning": (
-        lambda shape, num_steps, seed: changed(
-            network=ModulatedUNet(shape, seed=seed), preconditioning=None
-        )(shape, num_steps, seed),
+    "recipe, no labels": (changed(labels=False), 16),
+    "recipe, no preconditioning": (changed(network=ModulatedUNet, preconditioning=None), 16),
+    "recipe, no preconditioning, no labels": (
+        changed(network=ModulatedUNet, preconditioning=None, labels=False),
         16,
     ),
     "recipe, schedule of the example": (changed(schedule="cosine"), 16),
@@ -109,13 +110,11 @@ RECIPES = {
         16,
     ),
     "recipe, published network": (
-        other_network(lambda shape, seed: keras_ddim.ResidualUNet(shape, images_seen=2, seed=seed)),
+        changed(network=functools.partial(keras_ddim.ResidualUNet, images_seen=2)),
         16,
     ),
     "recipe, higher frequencies": (
-        other_network(
-            lambda shape, seed: ModulatedUNet(shape, images_seen=2, max_frequency=1000.0, seed=seed)
-        ),
+        changed(network=functools.partial(ModulatedUNet, images_seen=2, max_frequency=1000.0)),
         16,
     ),
 }
@@ -128,17 +127,17 @@ class Run:
         seconds: Processor time that its training has taken.
     """
 
-    def __init__(self, name, seed, images, budget):
-        self.name, self.seed, self.images = name, seed, images
+    def __init__(self, name, seed, images, labels, class_names, budget):
+        self.name, self.seed, self.images, self.labels = name, seed, images, labels
         make, self.batch_size = RECIPES[name]
         self.batches = self._batches()
         image_shape = images.shape[1:]
-        trial = make(image_shape, 1000, seed)
+        trial = make(image_shape, 1000, seed, class_names)
         trial.adapt(images)
         self._train(trial, WARM_UP_STEPS)
         step = self._train(trial, TIMED_STEPS) / TIMED_STEPS
         self.num_steps = max(TURNS, int(budget / step))
-        self.model = make(image_shape, self.num_steps, seed)
+        self.model = make(image_shape, self.num_steps, seed, class_names)
         self.model.adapt(images)
         self.seconds, self.steps_done = 0.0, 0
 
@@ -147,12 +146,13 @@ class Run:
         while True:
             order = rng.permutation(len(self.images))
             for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                yield self.images[order[start : start + self.batch_size]]
+                yield order[start : start + self.batch_size]
 
     def _train(self, model, num_steps):
-        images = np.concatenate([next(self.batches) for _ in range(num_steps)])
+        chosen = np.concatenate([next(self.batches) for _ in range(num_steps)])
+        data = self.images[chosen], self.labels[chosen]
         start = time.process_time()
-        model.fit(images, batch_size=self.batch_size, shuffle=False, verbose=0)
+        model.fit(*data, batch_size=self.batch_size, shuffle=False, verbose=0)
         return time.process_time() - start
 
     def turn(self, number):
@@ -189,17 +189,26 @@ def held_out_errors(model, images):
 
 def score(model, encoder, real, held_out, picture):
     """Distances at each number of evaluations, errors at each level; draws a grid."""
-    distances = {}
-    for count in EVALUATIONS:
-        generated = model.generate(NUM_IMAGES, count, seed=0, batch_size=100, verbose=0)
-        features = encoders.encode(encoder, generated)
-        distances[str(count)] = round(float(metrics.frechet_distance(features, real)), 2)
-    plots.plot_images(generated[:64], path=picture)
-    return {"distances": distances, "errors": held_out_errors(model, held_out[:400])}
+
+    def distances(numbers_of_times, **options):
+        found = {}
+        for count in numbers_of_times:
+            options |= {"seed": 0, "batch_size": 100, "verbose": 0}
+            generated = model.generate(NUM_IMAGES, count, **options)
+            features = encoders.encode(encoder, generated)
+            evaluations = str(model.count_evaluations(count, **options))
+            found[evaluations] = round(float(metrics.frechet_distance(features, real)), 2)
+        plots.plot_images(generated[:64], path=picture)
+        return found
+
+    scores = {"distances": distances(EVALUATIONS)}
+    if model.class_names:
+        scores["guided"] = distances(GUIDED_TIMES, guidance_scale=recipes.GUIDANCE_SCALE)
+    return {**scores, "errors": held_out_errors(model, held_out[:400])}
 
 
 def load(args):
-    """Training images, held-out ones, and the encoder."""
+    """Training images, their labels and class names, held-out images, and the encoder."""
     options = {"data_dir": args.data_dir, "fit": args.fit, "seed": 0}
     train, held_out = keras_ddim.load_images(
         args.data, args.image_size, labels=True, num_images=args.num_images, **options
@@ -211,9 +220,9 @@ def load(args):
         path.parent.mkdir(parents=True, exist_ok=True)
         repeated = train.repeat().take(2000)
         encoders.train_classifier(repeated, held_out, len(train.class_names), verbose=0).save(path)
-    everything = 10**6
-    images, held_out = (evaluation.take(part, everything) for part in (train, held_out))
-    return images, held_out, encoders.load_classifier(path)
+    held_out = evaluation.take(held_out, 10**6)
+    images, labels = (np.concatenate(parts) for parts in zip(*train.as_numpy_iterator()))
+    return images, labels, train.class_names, held_out, encoders.load_classifier(path)
 
 
 def main():
@@ -229,7 +238,8 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("quality"))
     args = parser.parse_args()
 
-    images, held_out, encoder = load(args)
+    *data, held_out, encoder = load(args)
+    images = data[0]
     real = metrics.Moments(encoders.encode(encoder, held_out[:NUM_IMAGES]))
     of_real = metrics.frechet_distance(encoders.encode(encoder, images[:NUM_IMAGES]), real)
     print(f"{len(images)} images; of real ones the distance is {of_real:.2f}", flush=True)
@@ -238,7 +248,7 @@ def main():
     done = {(r["recipe"], r["seed"], r["seconds"]) for r in map(json.loads, lines)}
     for seed in args.seeds:
         names = [name for name in args.recipes if (name, seed, args.seconds) not in done]
-        runs = [Run(name, seed, images, args.seconds) for name in names]
+        runs = [Run(name, seed, *data, args.seconds) for name in names]
         for number in range(TURNS):
             for run in runs:
                 run.turn(number)
