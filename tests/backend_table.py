@@ -64,6 +64,7 @@ def main(column, folder, model_path=None):
         network = keras_ddim.ResidualUNet((8, 8, 3), (8,), block_depth=1, seed=0)
         model = keras_ddim.DiffusionModel(network=network, seed=0)
         model.compile()
+    model.keep_times([0.9, 0.5, 0.2])
     path, results = folder / "model.keras", {"devices": count_devices(column)}
     metrics = keras_ddim.callbacks.ImageMetrics([keras_ddim.FID(encode)], images[:8])
 
@@ -126,9 +127,11 @@ def generate(model):
     import numpy as np
 
     noise = np.random.default_rng(1).standard_normal((3, 8, 8, 3))
+    # The last is a list that is kept in the file.
+    choices = (5, "ddim"), (5, "unipc"), (5, "heun"), ("best:3", None)
     return [
-        model.generate(3, 5, sampler=sampler, initial_noise=noise, verbose=0).tolist()
-        for sampler in ("ddim", "unipc", "heun")
+        model.generate(3, times, sampler=sampler, initial_noise=noise, verbose=0).tolist()
+        for times, sampler in choices
     ]
 
 

@@ -14,10 +14,10 @@ import argparse
 import pathlib
 import time
 
-import keras
 import numpy as np
 from solvers import make_distance, most_times
 
+import keras_ddim
 from keras_ddim import DDIM, DPMSolverPP, Heun, UniPC, evaluation, optimal_times
 
 SOLVERS = {
@@ -88,7 +88,7 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("model", help="a saved keras_ddim.DiffusionModel")
+    add("model", help="a saved keras_ddim.DiffusionModel, or a preset")
     add("--data", required=True, help="labelled images, as keras_ddim.load_images takes them")
     add("--data-dir", help="folder in which TensorFlow Datasets keeps its data")
     add("--fit", default="crop", help="as in keras_ddim.load_images (%(default)s)")
@@ -100,7 +100,7 @@ def main():
     add("--output", default="best-times-output", help="folder to write to (%(default)s)")
     args = parser.parse_args()
 
-    model = keras.saving.load_model(args.model)
+    model = keras_ddim.DiffusionModel.from_preset(args.model)
     distance, distance_of_real_images, real = make_distance(model.image_shape, args)
     results = {
         "settings": vars(args),

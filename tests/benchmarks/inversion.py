@@ -11,7 +11,6 @@ log-SNR. Writes `results.json` and `table.md`.
 
 import argparse
 
-import keras
 import numpy as np
 
 import keras_ddim
@@ -69,7 +68,7 @@ def main():
     parser.add_argument("--output", default="inversion")
     args = parser.parse_args()
 
-    model = keras.saving.load_model(args.model, compile=False)
+    model = keras_ddim.DiffusionModel.from_preset(args.model)
     height, width, channels = model.image_shape
     _, real_images = keras_ddim.load_images(
         *(args.data, (height, width)),

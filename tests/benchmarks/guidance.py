@@ -1,0 +1,124 @@
+"""Guidance: how many images are of the class asked for, and how near they are to real ones.
+
+    python tests/benchmarks/guidance.py fashion.keras --data fashion_mnist --fit pad
+
+At each scale, with and without an interval, and each number of evaluations (as many times as cost
+no more, guided ones two each), the same number of images of every class. Measured are the part of
+them that a classifier, which saw real images only, assigns to that class, and the Fréchet distance
+to real images in its features. Writes `results.json`, `table.md` and, of the most evaluations, a
+row of images for each scale, `scales.png`.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+
+import keras_ddim
+from keras_ddim import encoders, evaluation, metrics, plots
+
+SCALES = 0, 1, 1.5, 2, 3
+INTERVALS = (0, 1), (0.2, 0.8)
+EVALUATIONS = 5, 8, 20
+SEED = 0
+
+
+def make_classifier(model, args):
+    """A function of images to their features and to their most likely classes; its accuracy; and
+    the moments of real features."""
+    parts = keras_ddim.load_images(
+        args.data,
+        model.image_shape[:2],
+        channels=model.image_shape[2],
+        fit=args.fit,
+        labels=True,
+        seed=SEED,
+        data_dir=args.data_dir,
+    )
+    keras.utils.set_random_seed(SEED)
+    encoder = encoders.train_classifier(*parts, verbose=0)
+    features, labels = [], []
+    for part in parts:
+        images, numbers = (np.concatenate(arrays) for arrays in zip(*part.as_numpy_iterator()))
+        features.append(encoders.encode(encoder, images))
+        labels.append(numbers)
+    layer = keras.layers.Dense(model.num_classes)
+    head = keras.Sequential([keras.layers.Normalization(), layer])
+    head.layers[0].adapt(features[0])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    head.compile("adam", loss, metrics=["accuracy"])
+    head.fit(features[0], labels[0], batch_size=256, epochs=10, verbose=0)
+    _, accuracy = head.evaluate(features[1], labels[1], verbose=0)
+
+    def classify(images):
+        found = encoders.encode(encoder, images)
+        return found, head.predict(found, verbose=0).argmax(axis=1)
+
+    return classify, accuracy, metrics.Moments(features[1])
+
+
+def most_times(model, evaluations, **guidance):
+    """The largest number of times that cost no more than so many evaluations."""
+    counts = {n: model.count_evaluations(n, **guidance) for n in range(1, evaluations + 1)}
+    return max((n for n, count in counts.items() if count <= evaluations), default=None)
+
+
+def table(results):
+    """A row for each scale and interval, and a part of it for each number of evaluations."""
+    lines = [
+        "| scale | interval | " + " | ".join(f"at {n}" for n in EVALUATIONS) + " |",
+        "| ---: | --- |" + " ---: |" * len(EVALUATIONS),
+    ]
+    rows = {}
+    for cell in results["cells"]:
+        text = f"{cell['share']:.1%}, {cell['distance']:.2f} ({cell['times']})"
+        rows.setdefault((f"{cell['scale']:g}", str(tuple(cell["interval"]))), []).append(text)
+    lines += [f"| {' | '.join([*labels, *row])} |" for labels, row in rows.items()]
+    lines.append(
+        f"\nColumns: evaluations; in each the share of {results['num_images']} images that the "
+        f"classifier assigns to the class asked for, their Fréchet distance to real images, and in "
+        f"brackets the number of times. Of real images it assigns {results['accuracy']:.1%}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("model", help="a saved keras_ddim.DiffusionModel that takes labels, or a preset")
+    add("--data", required=True, help="labelled images, as keras_ddim.load_images takes them")
+    add("--data-dir", help="folder in which TensorFlow Datasets keeps its data")
+    add("--fit", default="crop", help="as in keras_ddim.load_images (%(default)s)")
+    add("--num-images", type=int, default=2000, help="for each cell (%(default)s)")
+    add("--output", default="guidance", help="folder to write to (%(default)s)")
+    args = parser.parse_args()
+
+    model = keras_ddim.DiffusionModel.from_preset(args.model)
+    classify, accuracy, real = make_classifier(model, args)
+    results = {"model": args.model, "num_images": args.num_images, "accuracy": accuracy}
+    results |= {"cells": [], **evaluation.environment()}
+    labels = np.arange(args.num_images) % model.num_classes
+    rows = {}
+    for scale in SCALES:
+        for interval in INTERVALS if scale not in (0, 1) else INTERVALS[:1]:
+            guidance = {"guidance_scale": scale, "guidance_interval": interval}
+            for evaluations in EVALUATIONS:
+                num_times = most_times(model, evaluations, **guidance)
+                images = model.generate(
+                    args.num_images, num_times, labels=labels, seed=SEED, verbose=0, **guidance
+                )
+                features, classes = classify(images)
+                cell = {"scale": scale, "interval": interval, "evaluations": evaluations}
+                cell |= {"times": num_times, "share": float(np.mean(classes == labels))}
+                cell["distance"] = float(metrics.frechet_distance(features, real))
+                results["cells"].append(cell)
+                print(cell, flush=True)
+            rows[f"{scale:g}" + " in (0.2, 0.8)" * (interval != (0, 1))] = images[:10]
+            evaluation.write_results(pathlib.Path(args.output), results, table(results))
+    plots.plot_rows(rows, pathlib.Path(args.output, "scales.png"))
+    print(f"\n{table(results)}\nWritten to {args.output}.")
+
+
+if __name__ == "__main__":
+    main()
