@@ -58,6 +58,12 @@ def first_command_of_before(image_shape, num_steps, seed, class_names):
     return model
 
 
+def fine_tuned(image_shape, num_steps, seed, class_names):
+    """The flowers that come with the package, trained on."""
+    model = keras_ddim.DiffusionModel.from_preset("flowers")
+    return recipes.fine_tune(model, num_steps, class_names=class_names)
+
+
 def changed(loss=None, optimizer=None, network=None, labels=True, **arguments):
     """The recipe with something else in one place."""
 
@@ -80,6 +86,7 @@ RECIPES = {
     "published": (published, 64),
     "first command of before": (first_command_of_before, 32),
     "recipe": (changed(), 16),
+    "fine-tuned flowers": (fine_tuned, 16),
     "recipe, batches of 8": (changed(), 8),
     "recipe, batches of 32": (changed(), 32),
     "recipe, wider": (changed(widths=(16, 48, 96, 128)), 16),
@@ -133,12 +140,10 @@ class Run:
         self.batches = self._batches()
         image_shape = images.shape[1:]
         trial = make(image_shape, 1000, seed, class_names)
-        trial.adapt(images)
         self._train(trial, WARM_UP_STEPS)
         step = self._train(trial, TIMED_STEPS) / TIMED_STEPS
         self.num_steps = max(TURNS, int(budget / step))
         self.model = make(image_shape, self.num_steps, seed, class_names)
-        self.model.adapt(images)
         self.seconds, self.steps_done = 0.0, 0
 
     def _batches(self):
@@ -151,6 +156,8 @@ class Run:
     def _train(self, model, num_steps):
         chosen = np.concatenate([next(self.batches) for _ in range(num_steps)])
         data = self.images[chosen], self.labels[chosen]
+        if not model.normalizer.is_adapted:
+            model.adapt(self.images)
         start = time.process_time()
         model.fit(*data, batch_size=self.batch_size, shuffle=False, verbose=0)
         return time.process_time() - start
@@ -221,7 +228,8 @@ def load(args):
         repeated = train.repeat().take(2000)
         encoders.train_classifier(repeated, held_out, len(train.class_names), verbose=0).save(path)
     held_out = evaluation.take(held_out, 10**6)
-    images, labels = (np.concatenate(parts) for parts in zip(*train.as_numpy_iterator()))
+    arrays = (np.concatenate(parts) for parts in zip(*train.as_numpy_iterator()))
+    images, labels = (array[: args.train_images] for array in arrays)
     return images, labels, train.class_names, held_out, encoders.load_classifier(path)
 
 
@@ -232,6 +240,7 @@ def main():
     parser.add_argument("--fit", default="crop")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--num-images", type=int)
+    parser.add_argument("--train-images", type=int, help="fewer of them, the others as before")
     parser.add_argument("--seconds", type=float, default=490.0)
     parser.add_argument("--recipes", nargs="+", default=["recipe"], choices=RECIPES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -256,6 +265,7 @@ def main():
             picture = args.output / f"{run.name.replace(' ', '_')}_{seed}_{args.seconds:g}.png"
             result = {
                 "data": args.data,
+                "images": len(images),
                 "recipe": run.name,
                 "seed": seed,
                 "seconds": args.seconds,
