@@ -32,7 +32,7 @@ def add_options(parser: options.Parser) -> None:
     add("--mask", None, mask)
     add("--label", None, "class to turn them into, by name or number")
     add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
-    add("--output", "edited", "folder for the images, which keep their names")
+    add("--output", "edited", "folder for the images, which keep their names", type=options.folder)
 
 
 def run(line: options.CommandLine) -> None:
