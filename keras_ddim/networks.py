@@ -177,7 +177,7 @@ class ResidualUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
+        image_shape, widths, num_classes = check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
         inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
@@ -275,7 +275,7 @@ class ModulatedUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths, num_classes = _check_sizes(image_shape, widths, num_classes)
+        image_shape, widths, num_classes = check_sizes(image_shape, widths, num_classes)
         make = _Layers(seed, dtype)
         inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
@@ -320,7 +320,7 @@ def swish(x: Any) -> Any:
     return x * ops.sigmoid(x)
 
 
-def _check_sizes(
+def check_sizes(
     image_shape: Any, widths: Any, num_classes: Any
 ) -> tuple[tuple[int, int, int], tuple[int, ...], int | None]:
     image_shape, widths = check_image_shape(image_shape), check_integers("widths", widths)

@@ -122,7 +122,7 @@ def fine_tune(
         network = type(old).from_config(old.get_config())
         network.set_weights(old.get_weights())
     elif isinstance(old, ModulatedUNet):
-        network = _with_classes(old, class_names and len(class_names))
+        network = _with_classes(old, None if class_names is None else len(class_names))
     else:
         raise ValueError(
             "`class_names` must be those of the model, if its network is no `ModulatedUNet`. "
@@ -132,7 +132,7 @@ def fine_tune(
     changed = {"network": network, "class_names": class_names, "metadata": None}
     copy = DiffusionModel(**{**model.get_config(), **changed})
     copy.normalizer.set_weights(model.normalizer.get_weights())
-    if model.preconditioning is not None:
+    if model.preconditioning is not None and copy.preconditioning is not None:
         copy.preconditioning.set_weights(model.preconditioning.get_weights())
     compile_for(copy, num_steps, learning_rate)
     return copy

@@ -55,7 +55,7 @@ def test_training_on_classes(trained, photos, capsys):
 def test_training_on_images_without_classes(photos, tmp_path, capsys):
     command = ["train", "--data", str(photos / NAMES[0]), "--labels", "--image-size", "8"]
     message = error_of(capsys, cli.main([*command, "--output", str(tmp_path / "x")]))
-    assert "`labels=True` needs `source` to be a folder whose images are all in" in message
+    assert "--labels needs --data to be a folder whose images are all in" in message
 
 
 def test_generating_by_label(trained, tmp_path, capsys):
@@ -70,7 +70,7 @@ def test_generating_by_label(trained, tmp_path, capsys):
     message = error_of(capsys, run("generate", trained, "--label", "hat", "--output", picture))
     assert "0 'Boot', 1 'Sandal', 2 'Sneaker'. Received: 'hat'" in message
     wrong = ["--label", "boot", "--guidance-interval", "0.9,0.1"]
-    assert "`guidance_interval`" in error_of(capsys, run("generate", trained, *wrong))
+    assert "--guidance-interval" in error_of(capsys, run("generate", trained, *wrong))
 
 
 def test_evaluating_a_class(trained, photos, tmp_path, monkeypatch, capsys):
@@ -143,7 +143,7 @@ class TestEdit:
             ([a, "--mask", a], "a.png must be black and white, with nothing between"),
             ([a, "--mask", folder / "large.png"], "large.png is of 8x9 pixels"),
             ([a, "--label", "hat"], "Received: 'hat'"),
-            ([a, "--times", "2.0"], "invalid times value"),
+            ([a, "--times", "2.0"], "--times: must be a number of times"),
         ):
             output = ["--output", folder / "wrong"]
             assert message in error_of(capsys, run("edit", trained, *arguments, *output))

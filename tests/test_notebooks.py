@@ -1,13 +1,16 @@
-"""The notebooks: each is whole, opens on Colab, tells nothing of the machine it ran on, and runs.
+"""The notebooks: each is whole, installs the package, names no folder of a machine, and runs.
 
 ```bash
 python -m pytest -m slow -s tests/test_notebooks.py
 ```
 """
 
+import importlib.metadata
 import json
 import pathlib
 import re
+import runpy
+import shutil
 import sys
 import time
 
@@ -16,10 +19,9 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_BYTES = 700_000
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-COLAB = r"https://colab\.research\.google\.com/github/[\w/-]+/blob/main/notebooks/(\w+\.ipynb)"
 
 # Folders of somebody's machine, at the beginning of a path: not after the host of a URL, nor
 # within a relative path.
@@ -48,17 +50,73 @@ def test_is_valid_and_small(path, notebook):
     assert path.stat().st_size < LARGEST_BYTES
 
 
-def test_opens_on_colab(path, notebook):
-    title = notebook.cells[0]
-    assert title.cell_type == "markdown" and title.source.startswith("# ")
-    assert BADGE in title.source
-    assert re.findall(COLAB, title.source) == [path.name]
+def test_has_one_short_form_in_one_cell(notebook):
+    assert sum("FAST" in cell.source for cell in notebook.cells if cell.cell_type == "code") == 1
 
 
-def test_installs_the_package_where_it_is_missing(notebook):
-    first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert 'find_spec("keras_ddim") is None' in first
-    assert re.search(r"%pip install .*keras-ddim", first)
+def test_addresses_come_from_one_place(tmp_path):
+    """Set and taken out again, they leave what was there; badges lead to their own notebooks."""
+    files = ["pyproject.toml", "README.md", *(f"notebooks/{path.name}" for path in NOTEBOOKS)]
+    (tmp_path / "notebooks").mkdir()
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path / name)
+    script = runpy.run_path(str(ROOT / ".github" / "set_address.py"))
+    script["set_address"](tmp_path, "")
+    before = [(tmp_path / name).read_bytes() for name in files]
+    script["set_address"](tmp_path, "https://github.com/me/mine.git")
+    for path in NOTEBOOKS:
+        title, install = nbformat.read(tmp_path / "notebooks" / path.name, 4).cells[:2]
+        assert f"/github/me/mine/blob/main/notebooks/{path.name})" in title.source
+        assert 'REPOSITORY = "https://github.com/me/mine"  # @param' in install.source
+    for name in files[:2]:
+        assert "https://github.com/me/mine" in (tmp_path / name).read_text(encoding="utf-8")
+    script["set_address"](tmp_path, "")
+    assert [(tmp_path / name).read_bytes() for name in files] == before
+
+
+class TestFirstCell:
+    """What the first cell installs; the same cell in all notebooks."""
+
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        """Runs it in an empty folder; returns what pip is asked for, and the cell's names."""
+        cells = [nbformat.read(path, as_version=4).cells for path in NOTEBOOKS]
+        sources = {next(c.source for c in each if c.cell_type == "code") for each in cells}
+        assert len(sources) == 1
+        source = sources.pop()
+        monkeypatch.chdir(tmp_path)
+
+        def run(is_installed, repository=""):
+            def version(name):
+                if not is_installed:
+                    raise importlib.metadata.PackageNotFoundError(name)
+
+            monkeypatch.setattr(importlib.metadata, "version", version)
+            code = source.replace("%pip install --quiet", "asked.append", 1)
+            code = code.replace('"{source}"', "(str(source))")
+            code = code.replace('REPOSITORY = ""', f'REPOSITORY = "{repository}"')
+            asked = []
+            exec(code, {"asked": asked})
+            return asked
+
+        return run
+
+    def test_goes_on_where_the_package_is_installed(self, run):
+        assert run(is_installed=True) == []
+
+    def test_installs_the_clone_that_it_lies_in(self, run, monkeypatch):
+        monkeypatch.chdir(ROOT / "notebooks")
+        assert run(is_installed=False) == [str(ROOT)]
+
+    def test_installs_from_an_address(self, run):
+        address = "https://example.org/me/mine"
+        assert run(is_installed=False, repository=address) == [f"git+{address}"]
+
+    def test_stops_with_one_sentence(self, run, tmp_path):
+        (tmp_path / "keras_ddim").mkdir()  # must not pass for the package
+        with pytest.raises(Exception, match="put the address of its Git repository") as caught:
+            run(is_installed=False)
+        assert caught.value._render_traceback_() == [str(caught.value)]
 
 
 def test_has_no_absolute_paths(notebook):

@@ -26,14 +26,16 @@ def main(argv: list[str] | None = None) -> int:
     0
     """
     try:
-        command, line = options.parse(COMMANDS, argv)
-        COMMANDS[command].run(line)
+        command, line = options.parse(COMMANDS, sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # argparse's own: after --help and --version, or a wrong option
         return int(end.code or 0)
+    try:
+        with options.plain_warnings():
+            COMMANDS[command].run(line)
     except KeyboardInterrupt as interrupt:
         print("", str(interrupt) or "Interrupted.", sep="\n", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print("keras-ddim: error:", " ".join(str(error).split()), file=sys.stderr)
+        print("keras-ddim: error:", line.message(error), file=sys.stderr)
         return 2
     return 0

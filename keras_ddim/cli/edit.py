@@ -32,7 +32,7 @@ def add_options(parser: options.Parser) -> None:
     add("--mask", None, mask)
     add("--label", None, "class to turn them into, by name or number")
     add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
-    add("--output", "edited", "folder for the images, which keep their names")
+    add("--output", "edited", "folder for the images, which keep their names", type=options.folder)
 
 
 def run(line: options.CommandLine) -> None:
@@ -47,13 +47,15 @@ def run(line: options.CommandLine) -> None:
     if args.mask:
         mask = read_image(args.mask, (*model.image_shape[:2], 1))
         known = {"known_images": images, "known_mask": read_mask(args.mask, mask)}
+    if args.label is None and args.guidance_scale is None:
+        args.guidance_scale = 1.0  # of no class in particular, there is nothing to be guided by
     edited = model.edit(
         images,
         args.times,
         labels=args.label,
         seed=random.randrange(2**31) if args.seed is None else args.seed,
         **known,
-        **options.generate_options(args),
+        **options.generate_options(args, model),
     )
     for path, image in zip(paths, edited):
         plots.save_image(image, path)

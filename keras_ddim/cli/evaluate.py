@@ -2,11 +2,11 @@
 
 Compares generated images with real ones that were kept from training, and for scale, images of
 training and noise. Leaves table.md, results.json (the same, and all that is needed to repeat it)
-and nearest.png (generated images above those of training that come nearest) in a folder. The data
-are those of the run that the model lies in the folder of, unless given.
+and nearest.png (generated images above those of training that come nearest) in a folder. A model
+trained by `train` knows its data; of others, give --data.
 
 examples:
-  keras-ddim evaluate keras-ddim-output/model.keras
+  keras-ddim evaluate keras-ddim-output
   keras-ddim evaluate model.keras --data photos/ --times 2 20 --num-images 5000
   keras-ddim evaluate fashion.keras --label sneaker --guidance-scale 2
   keras-ddim evaluate model.keras --encoder inception_v3 --encoder-weights weights.h5
@@ -20,6 +20,7 @@ import keras
 
 from keras_ddim import checks, encoders, evaluation, load_images
 from keras_ddim.cli import options, run_folder
+from keras_ddim.guidance import check_guidance
 
 CLASSIFIER_STEPS = 1000
 ENCODERS = (
@@ -30,25 +31,34 @@ ENCODERS = (
 
 def add_options(parser: options.Parser) -> None:
     add = parser.add
-    parser.add_data("to compare with, if not as in training")
+    parser.add_data("to compare with, if not as in training", default=None)
     parser.add_sampling("a row each", (20,), nargs="+")
-    add("--num-images", 2000, "how many to generate", type=options.count)
+    fewest = options.whole(evaluation.FEWEST_IMAGES)
+    add("--num-images", 2000, "how many to generate", type=fewest)
     add("--label", None, "class to generate and to compare with, by name or number, if not all")
     add("--seed", 0, "of the noise", type=options.seed)
     add("--encoder", "classifier", ENCODERS, type=options.encoder)
-    add("--encoder-weights", "imagenet", "file for inception_v3; imagenet is downloaded")
-    add("--encoder-size", 299, "of images for inception_v3; 75 is faster", type=options.count)
-    add("--output", "evaluation", "folder for all that is written")
+    weights = "file for inception_v3; imagenet is downloaded"
+    add("--encoder-weights", "imagenet", weights, type=options.weights)
+    size = "of images for inception_v3; 75 is faster"
+    add("--encoder-size", 299, size, type=options.whole(75))
+    add("--output", "evaluation", "folder for all that is written", type=options.folder)
 
 
 def run(line: options.CommandLine) -> None:
     args = line.over({})
     model = run_folder.load_model(args.model, compile=False)
-    folder = pathlib.Path(args.model).parent
-    known = (folder / run_folder.SETTINGS).exists()
-    training = run_folder.read_settings(folder) if known else {}
-    shared = "data", "data_dir", "fit", "validation_split"
-    args = line.over({name: training[name] for name in shared if name in training})
+    known = model.metadata.get(run_folder.DATA, {})
+    if line.given.get("data", known.get("data")) != known.get("data"):
+        known = {}  # of other images
+    args = line.over(known)
+    if args.data is None:
+        raise ValueError(f"{args.model} does not say what it was trained on; give its --data")
+    sampling = {"num_images": args.num_images, "seed": args.seed}
+    sampling |= options.generate_options(args, model)
+    check_sampling(model, args)
+    options.check_data(args.data, args.data_dir)
+    print(f"data      {args.data}{', as in training' * ('data' not in line.given)}")
     data_options = {
         "image_size": model.image_shape[:2],
         "channels": model.image_shape[-1],
@@ -56,10 +66,10 @@ def run(line: options.CommandLine) -> None:
         "validation_split": args.validation_split or None,
         "fit": args.fit,
         "data_dir": args.data_dir,
-        "seed": training.get("seed", 0),
-        "num_images": training.get("num_images"),
+        "seed": known.get("seed", 0),
+        "num_images": known.get("num_images"),
     }
-    sampling = {"num_images": args.num_images, "seed": args.seed, **options.generate_options(args)}
+    encoder = make_encoder(args, data_options)
     # Else what the process did before would decide on the order of the images.
     keras.utils.set_random_seed(0)
     if args.label is None:
@@ -70,7 +80,6 @@ def run(line: options.CommandLine) -> None:
         name, sampling["labels"] = names[numbers[0]], args.label
         both = load_images(args.data, **data_options, labels=True)
         images, real_images = (of_class(name, data, args.data) for data in both)
-    encoder = make_encoder(args, data_options)
     results, pictures = evaluation.evaluate(
         model, images, real_images, encoder, args.times, **sampling
     )
@@ -79,6 +88,15 @@ def run(line: options.CommandLine) -> None:
     print(f"\n{evaluation.table(results)}")
     for name in ("table.md", "results.json", "nearest.png"):
         print(f"  {pathlib.Path(args.output) / name}")
+
+
+def check_sampling(model: Any, args: argparse.Namespace) -> None:
+    """Raises where the model cannot sample so: now, not after a classifier has been trained."""
+    guidance = check_guidance(args.guidance_scale, args.guidance_interval or (0, 1))
+    # A model that takes labels generates as many images of each class.
+    label = 0 if args.label is None and model.class_names else args.label
+    for times in args.times:
+        model.plan(1, times, args.sampler, args.schedule, False, label, guidance)
 
 
 def of_class(name: str, data: Any, source: str) -> Any:

@@ -13,7 +13,6 @@ import random
 from keras_ddim import plots
 from keras_ddim.cli import options
 from keras_ddim.cli.run_folder import load_model, shape_text
-from keras_ddim.files import check_suffix
 
 NUM_ANIMATED = 16
 
@@ -24,17 +23,19 @@ def add_options(parser: options.Parser) -> None:
     add("--num-images", 16, "how many, of each label", type=options.count)
     add("--label", None, "class, by name or number; of several, a row each", nargs="+")
     add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
-    add("--output", "generated.png", "file of the picture")
+    add("--output", "generated.png", "file of the picture", type=options.picture)
     add("--columns", None, "of the picture, if not a square", type=options.count)
-    add("--separate", None, "folder for each image as a file of its own, too")
-    add("--animation", None, "file of a GIF of the way from noise to images, too")
+    add("--separate", None, "folder for each image as a file of its own, too", type=options.folder)
+    add(
+        "--animation",
+        None,
+        "file of a GIF of the way from noise to images, too",
+        type=options.animation,
+    )
 
 
 def run(line: options.CommandLine) -> None:
     args = line.over({})
-    check_suffix(args.output, plots.FORMATS)
-    if args.animation:
-        check_suffix(args.animation, [".gif"])
     model = load_model(args.model, compile=False)
     names = args.label or []
     generated = model.generate(
@@ -44,7 +45,7 @@ def run(line: options.CommandLine) -> None:
         # A loaded model's own seeds would be the same in each process.
         seed=random.randrange(2**31) if args.seed is None else args.seed,
         return_trajectory=bool(args.animation),
-        **options.generate_options(args),
+        **options.generate_options(args, model),
     )
     images = generated.images if args.animation else generated
     if len(names) > 1:

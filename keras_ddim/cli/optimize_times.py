@@ -15,13 +15,12 @@ import numpy as np
 from keras_ddim import optimal_times, plots, presets, samplers
 from keras_ddim.cli import options
 from keras_ddim.cli.run_folder import load_model
-from keras_ddim.files import check_suffix, write_whole
+from keras_ddim.files import write_whole
 
 
 def add_options(parser: options.Parser) -> None:
     add = parser.add
-    saved = "a model saved by `train` or `model.save`, or a preset: "
-    parser.add_argument("model", metavar="MODEL", help=saved + ", ".join(presets.names()))
+    parser.add_model()
     names = sorted(n for n, sampler in samplers.SAMPLERS.items() if not sampler().is_stochastic)
     add("--sampler", "unipc", "how to step from time to time", choices=names)
     add("--num-times", (3, 4, 5, 8), "a list each", type=options.count, nargs="+")
@@ -31,8 +30,13 @@ def add_options(parser: options.Parser) -> None:
     add("--batch-size", 64, "images generated together", type=options.count)
     add("--teacher-times", 40, "evaluations of the images compared with", type=options.count)
     add("--seed", 0, "of the noise", type=options.seed)
-    add("--output", None, "file for the model with its lists, if not its own")
-    add("--picture", "best_times.png", "file of the drawing of the lists")
+    add(
+        "--output",
+        None,
+        "file for the model with its lists, if not its own",
+        type=options.model_file,
+    )
+    add("--picture", "best_times.png", "file of the drawing of the lists", type=options.picture)
 
 
 def run(line: options.CommandLine) -> None:
@@ -40,8 +44,6 @@ def run(line: options.CommandLine) -> None:
     if args.model in presets.names() and not args.output:
         raise ValueError(f"{args.model} is a preset: --output must name another file")
     output = args.output or args.model
-    check_suffix(output, [".keras"])
-    check_suffix(args.picture, plots.FORMATS)
     model = load_model(args.model)
     names = "num_images", "batch_size", "teacher_times", "seed"
     given = {name: getattr(args, name) for name in names}

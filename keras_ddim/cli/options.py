@@ -1,17 +1,36 @@
-"""Options: how they are written, and what stands in for those that are not given."""
+"""Options: how they are written, what stands in for those not given, and what mistakes mean."""
 
 import argparse
+import contextlib
+import difflib
 import math
+import os
+import pathlib
+import re
+import warnings
+from argparse import ArgumentTypeError as Wrong
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 import keras_ddim
-from keras_ddim import checks, presets, samplers, schedules
+from keras_ddim import checks, plots, presets, samplers, schedules
+from keras_ddim.cli.run_folder import MODEL
+from keras_ddim.data.loading import is_path
+from keras_ddim.guidance import LARGEST_SCALE
+from keras_ddim.recipes import GUIDANCE_SCALE
 
 EXAMPLES = """examples:
   keras-ddim generate flowers
   keras-ddim train
-  keras-ddim generate keras-ddim-output/model.keras --times 1,0.8,0.5,0.2"""
+  keras-ddim generate keras-ddim-output --times 1,0.8,0.5,0.2"""
+DRAWN = "plain_flowers", "flowers"
+# Commands of other programs, and the arguments of functions that are options of another name.
+COMMANDS = {"sample": "generate", "fit": "train", "eval": "evaluate", "test": "evaluate"}
+ARGUMENTS = {
+    **{"source": "data", "path": "output", "image_shape": "image_size", "labels": "label"},
+    **{"diffusion_times": "times", "preset": "from_preset", "weights": "encoder_weights"},
+}
 
 
 class CommandLine(NamedTuple):
@@ -23,6 +42,23 @@ class CommandLine(NamedTuple):
     def over(self, settings: dict[str, Any]) -> argparse.Namespace:
         """All options: those given, else those of `settings`, else the defaults."""
         return argparse.Namespace(**{**self.defaults, **settings, **self.given})
+
+    def message(self, error: Exception) -> str:
+        """What an error says of arguments, on one line, by the names of the options."""
+
+        def option(name: str) -> str | None:
+            names = [name for name in (name, ARGUMENTS.get(name)) if name in self.defaults]
+            return flag(names[0]) if names else None
+
+        def is_required(match: re.Match) -> str:
+            return option(match[1]) or match[0]
+
+        def was_received(match: re.Match) -> str:
+            named = option(match[2])
+            return f"{match[1]}{named} " if named else match[0]
+
+        text = re.sub(r"`(\w+)(?:=True)?`", is_required, " ".join(str(error).split()))
+        return re.sub(r"(Received: |, )(\w+)=", was_received, text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,26 +74,32 @@ class Parser(argparse.ArgumentParser):
         """Begins a section of the help."""
         self.group = self.add_argument_group(title)
 
-    def add(self, flag: str, default: Any, help: str, **kwargs: Any) -> None:
-        """Adds an option and its default."""
+    def add(self, flag: str, default: Any, help: str, choices: Any = None, **kwargs: Any) -> None:
+        """Adds an option and its default; of `choices`, case does not matter."""
         name = flag.removeprefix("--").replace("-", "_")
         self.defaults[name] = default
         if default is not None and default is not False:
             help += f" (default: {text(name, default)})"
+        if choices:
+            kwargs |= {"type": choice(choices), "metavar": f"{{{','.join(map(str, choices))}}}"}
         self.group.add_argument(flag, help=help, **kwargs)
 
-    def add_data(self, part: str) -> None:
+    def add_data(self, part: str, default: str | None = DRAWN[0]) -> None:
         """Adds the options for the images that a model is trained on or compared with."""
         data = "'plain_flowers', 'flowers', a folder, or a TensorFlow Datasets name"
-        self.add("--data", "plain_flowers", data)
+        self.add("--data", default, data)
         self.add("--data-dir", None, "folder where TensorFlow Datasets keeps its data")
         self.add("--fit", "crop", "how images get their shape", choices=("crop", "pad"))
-        self.add("--validation-split", None, f"part of the images {part}", type=float)
+        self.add("--validation-split", None, f"part of the images {part}", type=fraction)
+
+    def add_model(self) -> None:
+        saved = "a model saved by `train` or `model.save`, the folder of a run, or a preset: "
+        saved += ", ".join(presets.names())
+        self.add_argument("model", metavar="MODEL", help=saved, type=model)
 
     def add_sampling(self, which: str, default_times: Any, **kwargs: Any) -> None:
         """Adds the model, and the options for how it generates; see `generate_options`."""
-        saved = "a model saved by `train` or `model.save`, or a preset: "
-        self.add_argument("model", metavar="MODEL", help=saved + ", ".join(presets.names()))
+        self.add_model()
         which += ": how many (evenly spaced from 1 down), a list such as 1,0.8,0.5,0.2, or one "
         which += "that `optimize-times` has found for the sampler, such as best:5"
         self.add("--times", default_times, which, type=times_or_name, **kwargs)
@@ -68,17 +110,20 @@ class Parser(argparse.ArgumentParser):
         self.add("--schedule", None, "of the times, if not that of training", choices=names)
         clips = "none", "static", "dynamic"
         self.add("--clip", "none", "of predicted images, at each time", choices=clips)
-        scale = "how far to lead beyond images without the label; 1 is not at all"
-        self.add("--guidance-scale", 1.0, scale, type=float)
-        interval = "diffusion times at which to, such as 0.2,0.8 (default: all)"
+        scale = "how far to guide beyond images without the label; 1 is not at all (default: "
+        scale += f"{GUIDANCE_SCALE}, of a model without classes 1)"
+        self.add("--guidance-scale", None, scale, type=between(0, LARGEST_SCALE))
+        interval = "diffusion times at which to guide, such as 0.2,0.8 (default: all)"
         self.add("--guidance-interval", None, interval, type=interval_of_times)
         self.add("--batch-size", 64, "images generated together", type=count)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help shows what is allowed)\n")
+        is_short = message.startswith("the following") or "expected" in message  # argparse's own
+        message = message.removeprefix("argument ") + " (see --help)" * is_short
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def parse(commands: dict[str, ModuleType], argv: list[str] | None) -> tuple[str, CommandLine]:
+def parse(commands: dict[str, ModuleType], argv: list[str]) -> tuple[str, CommandLine]:
     """The name of the command and its options; a command's help is its module's docstring."""
     parser = Parser(prog="keras-ddim", description=keras_ddim.__doc__, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=keras_ddim.__version__)
@@ -88,16 +133,75 @@ def parse(commands: dict[str, ModuleType], argv: list[str] | None) -> tuple[str,
         doc = str(module.__doc__)
         parsers[name] = subparsers.add_parser(name, help=doc.splitlines()[0], description=doc)
         module.add_options(parsers[name])
-    given = vars(parser.parse_args(argv))
+    if argv and argv[0][:1] != "-" and argv[0] not in commands:
+        meant = did_you_mean(COMMANDS.get(argv[0].lower(), argv[0]), commands)
+        parser.error(f"COMMAND must be one of {', '.join(commands)}. Received: {argv[0]!r}{meant}")
+    namespace, unknown = parser.parse_known_args(joined(argv))
+    given = vars(namespace)
     name = given.pop("command")
+    if unknown:
+        meant = did_you_mean(unknown[0], map(flag, parsers[name].defaults))
+        if re.fullmatch(r"[\d.,]+", unknown[0]):
+            meant = "; a list is written 1,0.8,0.5"
+        parsers[name].error(f"there is no {unknown[0]}. Received: {' '.join(unknown)}{meant}")
     return name, CommandLine(given, parsers[name].defaults)
 
 
-def generate_options(args: argparse.Namespace) -> dict[str, Any]:
+def joined(argv: Sequence[str]) -> list[str]:
+    """The arguments, with lists in one piece that were written with spaces, as `1, 0.8, 0.5`."""
+    arguments: list[str] = []
+    for argument in argv:
+        goes_on = bool(arguments) and re.fullmatch(r"[\d.,]*\d,", arguments[-1])
+        if goes_on and re.match(r"[\d.]", argument):
+            arguments[-1] += argument
+        else:
+            arguments.append(argument)
+    return arguments
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows warnings in one line each, without the line of source that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"keras-ddim: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def guidance_of(model: Any) -> dict[str, Any]:
+    """How a model's pictures are guided unless something else is asked for."""
+    is_guided = model.class_names and model.label_dropout
+    return {"guidance_scale": GUIDANCE_SCALE} if is_guided else {}
+
+
+def generate_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """The options of `Parser.add_sampling` as keyword arguments of `DiffusionModel.generate`."""
     names = "sampler", "schedule", "batch_size", "guidance_scale", "guidance_interval"
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return {**options, "clip": args.clip != "none" and args.clip}
+    return {**guidance_of(model), **options, "clip": args.clip != "none" and args.clip}
+
+
+def check_data(source: str, data_dir: str | None) -> None:
+    """Raises unless there are images of that name, before anything is read."""
+    if source in DRAWN:
+        if os.path.isdir(source):
+            meant = f"--data {source} means the drawn ones; the folder is ./{source}"
+            warnings.warn(meant, stacklevel=2)
+    elif is_path(source):
+        path = pathlib.Path(source).expanduser()
+        if not path.exists():
+            folders = map(str, path.parent.glob("*/"))
+            meant = did_you_mean(source, folders)
+            raise ValueError(f"--data {source}: there is no such folder{meant}")
+    elif re.fullmatch(r"[\w-]+", source) and not os.path.isdir(f"{data_dir}/{source}"):
+        import tensorflow_datasets as tfds
+
+        names = tfds.list_builders(with_community_datasets=False)
+        if source not in names:
+            wrong = f"--data {source} is no folder, and no name in TensorFlow Datasets"
+            raise ValueError(wrong + did_you_mean(source, [*DRAWN, *names]))
 
 
 def text(name: str, value: Any) -> str:
@@ -108,57 +212,188 @@ def text(name: str, value: Any) -> str:
     return separator.join(text("", part) for part in value)
 
 
-# Types of options, named as in "invalid count value"
+def flag(name: str) -> str:
+    """An option as it is written, `--batch-size` of "batch_size"."""
+    return "--" + name.replace("_", "-")
 
 
-def count(text: str) -> int:
-    return checks.check_count("count", int(text))
+def did_you_mean(text: str, names: Iterable[str]) -> str:
+    """A question for the most similar of `names`, if any is similar."""
+    plain = {re.sub(r"[\W_]", "", name).casefold(): name for name in names}
+    close = difflib.get_close_matches(re.sub(r"[\W_]", "", text).casefold(), plain, 1, 0.7)
+    return f"; did you mean {plain[close[0]]}?" if close else ""
 
 
-def seed(text: str) -> int | None:
-    return checks.check_seed(int(text))
+# Types of options
 
 
-def positive_number(text: str) -> float:
+def option_type(parse: Callable[[str], Any], allowed: str, separator: str = "") -> Callable:
+    """A function from text to a value, or to an error that says what is allowed.
+
+    Where there is a `separator`, and the text is a list with others, the error says so.
+    """
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            meant = separator and separator.join(re.findall(r"\d*\.?\d+", text))
+            with contextlib.suppress(ValueError):
+                parse(meant)
+                raise Wrong(
+                    f"must be {allowed}. Received: {text!r}; did you mean {meant}?"
+                ) from None
+            raise Wrong(f"must be {allowed}. Received: {text!r}") from None
+
+    return read
+
+
+def choice(choices: Iterable) -> Callable:
+    """One of several, in capitals or not."""
+    names = {str(value).casefold(): value for value in choices}
+
+    def read(text: str) -> Any:
+        plain = text.casefold().replace("-", "_")
+        if plain not in names:
+            meant = did_you_mean(text, names)
+            raise Wrong(f"must be one of {', '.join(names)}. Received: {text!r}{meant}")
+        return names[plain]
+
+    return read
+
+
+def whole(low: int) -> Callable:
+    """An integer of at least `low`."""
+
+    def parse(text: str) -> int:
+        return int(checks.check_number("option", int(text), low, math.inf))
+
+    return option_type(parse, f"an integer of at least {low}")
+
+
+def between(low: float, high: float) -> Callable:
+    def parse(text: str) -> float:
+        return checks.check_number("option", float(text), low, high)
+
+    return option_type(parse, f"a number from {low:g} to {high:g}")
+
+
+def _positive_number(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise ValueError
     return float(text)
 
 
-def size(text: str) -> tuple[int, int]:
-    """(height, width) from "64" or "48x96"."""
-    sides = [count(side) for side in text.lower().split("x")]
+def _fraction(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [checks.check_count("side", int(side)) for side in text.lower().split("x")]
     height, width = 2 * sides if len(sides) == 1 else sides
     return height, width
 
 
-def widths(text: str) -> tuple[int, ...]:
-    return tuple(count(width) for width in text.split(","))
+def _widths(text: str) -> tuple[int, ...]:
+    return checks.check_integers("widths", [int(width) for width in text.split(",")])
 
 
-def times(text: str) -> int | tuple[float, ...]:
-    """A number of uniform times from "20", a list of them from "1,0.8,0.5" or "0.5"."""
+def _times(text: str) -> int | tuple[float, ...]:
     if text.isdecimal():
-        return count(text)
+        return checks.check_count("times", int(text))
     listed = [float(time) for time in text.rstrip(",").split(",")]
     return tuple(checks.check_diffusion_times(listed).tolist())
 
 
-def interval_of_times(text: str) -> tuple[float, float]:
-    """The lowest and the highest of "0.2,0.8"."""
+def _times_or_name(text: str) -> int | str | tuple[float, ...]:
+    is_name = text[:1].isalpha() and text not in ("nan", "inf")
+    return text if is_name else _times(text)
+
+
+def _interval(text: str) -> tuple[float, float]:
     low, high = (float(time) for time in text.split(","))
+    if not 0 <= low < high <= 1:
+        raise ValueError
     return low, high
 
 
-def times_or_name(text: str) -> int | str | tuple[float, ...]:
-    """As `times`, or the name of a list that is kept with the model."""
-    return text if text[:1].isalpha() and text not in ("nan", "inf") else times(text)
+count, seed = whole(1), whole(0)
+positive_number = option_type(_positive_number, "a number above 0")
+fraction = option_type(_fraction, "a part of all, from 0 to below 1, such as 0.2")
+size = option_type(_size, "a number of pixels such as 64, or height x width such as 48x96", "x")
+widths = option_type(_widths, "a list of integers of at least 1, such as 16,32", ",")
+listed = "a number of times such as 20, or a list of times in [0, 1] such as 1,0.8,0.5"
+times = option_type(_times, listed, ",")
+times_or_name = option_type(_times_or_name, f"{listed}, or a name such as best:5", ",")
+interval_of_times = option_type(_interval, "two times, the lower first, such as 0.2,0.8", ",")
 
 
-times_or_name.__name__ = "times"  # by which messages call it
+def model(text: str) -> str:
+    """A preset, or the file of a model, which may be named by the folder of its run."""
+    path = pathlib.Path(text)
+    if text in presets.names() or path.is_file():
+        return text
+    if (path / MODEL).is_file():
+        return str(path / MODEL)
+    if path.is_dir():
+        raise Wrong(f"must be a file, or a folder with {MODEL} in it. Received: {text!r}")
+    there = map(str, path.parent.glob("*.keras"))
+    missing = f"there is no file {text}, and no preset but {', '.join(presets.names())}"
+    raise Wrong(missing + did_you_mean(text, [*presets.names(), *there]))
+
+
+def file_of(what: str, suffixes: Sequence[str]) -> Callable:
+    """The path of a file to write, whose name ends in one of `suffixes`."""
+
+    def read(text: str) -> str:
+        allowed = f"must be the file of {what}, ending in {' or '.join(suffixes)}"
+        if os.path.isdir(text) or text.endswith("/"):
+            meant = f"did you mean {pathlib.Path(text) / what.split()[1]}{suffixes[0]}?"
+            raise Wrong(f"{allowed}. Received a folder: {text!r}; {meant}")
+        if pathlib.Path(text).suffix.lower() not in suffixes:
+            raise Wrong(f"{allowed}. Received: {text!r}")
+        return _writable(text)
+
+    return read
+
+
+picture = file_of("a picture", plots.FORMATS)
+animation = file_of("an animation", [".gif"])
+model_file = file_of("a model", [".keras"])
+
+
+def folder(text: str) -> str:
+    """The path of a folder to write to."""
+    path = pathlib.Path(text)
+    if path.is_file() or path.suffix in (".keras", ".json", ".md", *plots.FORMATS):
+        meant = f"; did you mean {path.with_suffix('')}?" if path.suffix else ""
+        raise Wrong(f"must be a folder, not a file. Received: {text!r}{meant}")
+    return _writable(text)
+
+
+def _writable(text: str) -> str:
+    """The path, of whose parents the nearest that exists must be a folder to write to."""
+    path = pathlib.Path(text)
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise Wrong(f"must be in a folder to write to. Received: {text!r}")
+    return text
 
 
 def encoder(text: str) -> str:
-    if text not in ("classifier", "inception_v3") and not text.endswith(".keras"):
-        raise ValueError
+    """What evaluation compares features of: see `evaluate`."""
+    if text in ("classifier", "inception_v3"):
+        return text
+    if text.endswith(".keras") and os.path.isfile(text):
+        return text
+    wrong = "must be classifier, inception_v3, or the .keras file of a classifier"
+    meant = did_you_mean(text, ("classifier", "inception_v3"))
+    raise Wrong(f"{wrong}. Received: {text!r}{meant}")
+
+
+def weights(text: str) -> str:
+    if text != "imagenet" and not os.path.isfile(text):
+        raise Wrong(f"must be imagenet or a file. Received: {text!r}")
     return text

@@ -19,6 +19,8 @@ many had been planned from the beginning.
 import argparse
 import json
 import pathlib
+import shlex
+import time
 from typing import Any
 
 import keras
@@ -37,15 +39,16 @@ from keras_ddim import (
 from keras_ddim.cli import options, run_folder
 from keras_ddim.cli.run_folder import HISTORY, MODEL, SETTINGS
 from keras_ddim.files import write_text
+from keras_ddim.networks import check_sizes
 
 MOST_ROWS = 12  # of classes, in a picture
+WARM_UP, SECONDS_TIMED = 5, 3  # steps before timing, and how long to time
 RESULTS = MODEL, HISTORY, "samples/epoch_*.png", "samples.png", "times.png", "history.png"
 OF_THE_DATA = (
     "batch_size labels channels validation_split fit repetitions flip seed num_images data_dir"
 )
 # What a trained model cannot change any more.
 OF_THE_MODEL = "image_size labels channels widths block_depth ema prediction_type dtype_policy"
-DRAWN = "flowers", "plain_flowers"
 
 
 def add_options(parser: options.Parser) -> None:
@@ -54,7 +57,7 @@ def add_options(parser: options.Parser) -> None:
     parser.section("images")
     parser.add_data("kept for validation, if not as the data suggests")
     add("--image-size", (32, 32), "64, or height x width such as 48x96", type=options.size)
-    add("--channels", None, "of the images, if not as in the data", type=int, choices=(1, 3, 4))
+    add("--channels", None, "of the images, if not as in the data", choices=(1, 3, 4))
     classes = "train on classes, too: those of the data, or of a folder the sub-folders (default: "
     classes += "of the flowers that are drawn)"
     add("--labels", None, classes, action=argparse.BooleanOptionalAction)
@@ -65,10 +68,10 @@ def add_options(parser: options.Parser) -> None:
 
     parser.section("model")
     preset = "model or preset to begin with; it decides on size and network: "
-    add("--from-preset", None, preset + ", ".join(presets.names()))
+    add("--from-preset", None, preset + ", ".join(presets.names()), type=options.model)
     add("--widths", (16, 32, 64, 128), "channels of the network's levels", type=options.widths)
     add("--block-depth", 1, "residual blocks of a level", type=options.count)
-    add("--ema", 1.0, "largest decay of the averaged weights", type=float)
+    add("--ema", 1.0, "largest decay of the averaged weights", type=options.between(0, 1))
     types = noise_levels.PREDICTION_TYPES
     add("--prediction-type", "velocity", "what the network predicts", choices=types)
     policies = "float32", "mixed_float16", "mixed_bfloat16"
@@ -83,9 +86,11 @@ def add_options(parser: options.Parser) -> None:
     add("--seed", 0, "makes the run reproducible", type=options.seed)
 
     parser.section("output")
-    add("--output", "keras-ddim-output", "folder for all that is written")
+    add("--output", "keras-ddim-output", "folder for all that is written", type=options.folder)
     lists = 1, 3, 5, (1.0, 0.8, 0.5, 0.2), 20, 50
     add("--times", lists, "of the rows of times.png", type=options.times, nargs="+")
+    pictures = "draw samples.png, times.png and history.png at the end"
+    add("--pictures", True, pictures, action=argparse.BooleanOptionalAction)
     add("--resume", False, "continue the run in that folder, as it was", action="store_true")
     add("--overwrite", False, "replace the run in that folder", action="store_true")
 
@@ -93,6 +98,9 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args, model, epochs_done = start(line)
     folder = pathlib.Path(args.output)
+    options.check_data(args.data, args.data_dir)
+    if model is None:
+        check_sizes((*args.image_size, args.channels or 3), args.widths, None)
     train_images, val_images = load_images(
         args.data,
         args.image_size,
@@ -118,6 +126,8 @@ def run(line: options.CommandLine) -> None:
         schedule = recipes.learning_rate_schedule(args.epochs * steps, args.learning_rate)
         model.optimizer.learning_rate = schedule
 
+    known = "data", "data_dir", "fit", "validation_split", "seed", "num_images"
+    model.metadata[run_folder.DATA] = {name: getattr(args, name) for name in known}
     if args.overwrite:  # what would otherwise be taken for the results of this run
         for old_path in [old_path for name in RESULTS for old_path in folder.glob(name)]:
             old_path.unlink()
@@ -132,8 +142,9 @@ def run(line: options.CommandLine) -> None:
     print(f"training  epochs {epochs_done + 1} to {args.epochs}, {steps} steps each")
     print(f"output    {folder}")
     try:
-        fit(model, train_images, val_images, epochs_done, args)
-        draw(model, args)
+        fit(model, train_images, val_images, epochs_done, steps, args)
+        if args.pictures:
+            draw(model, args)
     except KeyboardInterrupt:
         path = folder / MODEL
         kept = "before the first epoch was finished: there is no model yet."
@@ -141,8 +152,9 @@ def run(line: options.CommandLine) -> None:
             kept = f"{path} is the model of epoch {run_folder.count_epochs(folder)}"
             kept += "; --resume continues from there."
         raise KeyboardInterrupt(f"Interrupted: {kept}") from None
-    print("Done:", *(f"  {folder / name}" for name in RESULTS), sep="\n")
-    print(f"Next: keras-ddim generate {folder / MODEL} --times 1,0.8,0.5,0.2")
+    results = RESULTS if args.pictures else RESULTS[:3]
+    print("Done:", *(f"  {folder / name}" for name in results), sep="\n")
+    print(f"Next: {same_samples(args)}")
 
 
 def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel | None, int]:
@@ -165,7 +177,7 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
         *args.image_size, args.channels = model.image_shape
         args.dtype_policy = model.network.dtype_policy.name
     if args.labels is None:
-        args.labels = args.data in DRAWN
+        args.labels = args.data in options.DRAWN
     if epochs_done >= args.epochs:
         done = f"{path} has been trained for {epochs_done} epochs already"
         raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
@@ -210,7 +222,12 @@ def new_model(
 
 
 def fit(
-    model: DiffusionModel, images: Any, val_images: Any, epochs_done: int, args: argparse.Namespace
+    model: DiffusionModel,
+    images: Any,
+    val_images: Any,
+    epochs_done: int,
+    steps: int,
+    args: argparse.Namespace,
 ) -> None:
     folder = pathlib.Path(args.output)
     by_class = 0 < model.num_classes <= MOST_ROWS
@@ -227,22 +244,47 @@ def fit(
             callbacks.SaveModel(folder / MODEL),
             callbacks.SaveHistory(folder / HISTORY, append=args.resume),
             callbacks.SampleGrid(
-                8 if by_class else 16, path, by_class=by_class, seed=args.seed, **guided(model)
+                8 if by_class else 16,
+                path,
+                by_class=by_class,
+                seed=args.seed,
+                **options.guidance_of(model),
             ),
+            TimeLeft((args.epochs - epochs_done) * steps),
         ],
     )
 
 
-def guided(model: DiffusionModel) -> dict[str, float]:
-    """How pictures of it are generated."""
-    return {"guidance_scale": recipes.GUIDANCE_SCALE} if model.class_names else {}
+class TimeLeft(keras.callbacks.Callback):
+    """Says once, when the first steps have shown it, how long so many steps take."""
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__()
+        self.num_steps, self.done, self.start = num_steps, 0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.done += 1
+        if self.done == WARM_UP:
+            self.start = time.monotonic()
+        seconds = time.monotonic() - self.start
+        if self.done > WARM_UP and seconds > SECONDS_TIMED and self.num_steps:
+            left = seconds / (self.done - WARM_UP) * (self.num_steps - self.done)
+            text = f"{left / 60:.0f} minutes" if left > 90 else f"{left:.0f} seconds"
+            print(f"\ntime      about {text} to go, and a little for validation and pictures")
+            self.num_steps = 0
+
+
+def same_samples(args: argparse.Namespace) -> str:
+    """The command that makes the images of samples.png."""
+    command = ["keras-ddim", "generate", args.output, "--num-images", "64"]
+    return shlex.join([*command, "--seed", str(args.seed)])
 
 
 def draw(model: DiffusionModel, args: argparse.Namespace) -> None:
     folder = pathlib.Path(args.output)
-    options = {"seed": args.seed, **guided(model)}
-    plots.plot_images(model.generate(64, **options), 8, folder / "samples.png")
-    rows = [model.generate(8, times, verbose=0, **options) for times in args.times]
+    how = {"seed": args.seed, **options.guidance_of(model)}
+    plots.plot_images(model.generate(64, **how), 8, folder / "samples.png")
+    rows = [model.generate(8, times, verbose=0, **how) for times in args.times]
     labels = [plots.times_label(times) for times in args.times]
     plots.plot_images(np.concatenate(rows), 8, folder / "times.png", row_labels=labels)
     plots.plot_history(folder / HISTORY, folder / "history.png")

@@ -124,7 +124,7 @@ def load_images(
         class_names = list(PLAIN_FAMILIES if plain else FAMILIES)
     if not isinstance(source, (str, os.PathLike)):
         train, validation = arrays.load(source, options)
-    elif isinstance(source, os.PathLike) or _is_path(source):
+    elif isinstance(source, os.PathLike) or is_path(source):
         from keras_ddim.data import folder
 
         train, validation, class_names = folder.load(os.fspath(source), options)
@@ -144,7 +144,7 @@ def load_images(
     return train_dataset, pipeline.finish(batches, labels, class_names)
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Whether a folder is meant; names in TensorFlow Datasets may have slashes, too."""
     looks_so = source.startswith((".", "~")) or source.endswith(("/", os.sep))
     return looks_so or os.path.isabs(source) or os.path.exists(source)
