@@ -92,8 +92,9 @@ def run(line: options.CommandLine) -> None:
 
 def check_sampling(model: Any, args: argparse.Namespace) -> None:
     """Raises where the model cannot sample so: now, not after a classifier has been trained."""
-    guidance = check_guidance(args.guidance_scale, args.guidance_interval or (0, 1))
-    # A model that takes labels generates as many images of each class.
+    scale = 1.0 if args.guidance_scale is None else args.guidance_scale
+    guidance = check_guidance(scale, args.guidance_interval or (0, 1))
+    # A model that takes labels generates images of classes at random.
     label = 0 if args.label is None and model.class_names else args.label
     for times in args.times:
         model.plan(1, times, args.sampler, args.schedule, False, label, guidance)
