@@ -249,7 +249,7 @@ class GaussianDenoiser(Denoiser):
     Example:
 
     >>> denoiser = GaussianDenoiser(np.zeros((1, 1, 2)), covariance=[4.0, 1.0])
-    >>> pred_noises, pred_images = denoiser(np.ones((1, 1, 1, 2)), log_snr=0.0)
+    >>> pred_noises, pred_images = denoiser(np.ones((1, 1, 1, 2), "float32"), log_snr=0.0)
     >>> pred_images
     [[[[1.1314, 0.7071]]]]
     """

@@ -140,7 +140,7 @@ class Generator(Planner):
         Example:
 
         >>> model.generate(4, diffusion_times=[1.0, 0.9, 0.5, 0.1], seed=0).shape
-        (4, 64, 64, 3)
+        (4, 32, 32, 3)
         """
         num_images = checks.check_count("num_images", num_images)
         if batch_size is not None:

@@ -24,7 +24,7 @@ class Normalizer(keras.layers.Layer):
     Example:
 
     >>> normalizer = keras_ddim.Normalizer(channels=3)
-    >>> normalizer.adapt(batches_of_images)
+    >>> normalizer.adapt([images])
     >>> normalised_images = normalizer(images)
     """
 

@@ -12,26 +12,28 @@ from keras_ddim.data import flowers
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *(ROOT / ".docs").glob("*.md"), *(ROOT / ".github").glob("*.md")]
 
 
-def test_links_to_files():
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if not t.startswith("http")]
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_to_files(page):
+    text = page.read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if not t.startswith("http")]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def bash_commands():
+def bash_commands(text=README):
     """Every command of the bash blocks, continued lines joined and `&&` parted."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
 
-def test_programs_have_these_options():
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_programs_have_these_options(page):
     """Whatever a command runs with Python is there, and knows its options."""
-    programs = [shlex.split(line)[1:] for line in bash_commands() if line.startswith("python ")]
-    assert len(programs) > 3
-    for words in programs:
+    commands = bash_commands(page.read_text(encoding="utf-8"))
+    for words in [shlex.split(line)[1:] for line in commands if line.startswith("python ")]:
         if words[:2] == ["-m", "pytest"]:
             continue
         name = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]

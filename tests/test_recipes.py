@@ -16,7 +16,7 @@ def test_learning_rate_rises_and_falls_to_zero():
     start, warm, middle, end = rates(schedule, [0, 10, 105, 200])
     assert start == 0 and end < 1e-6
     np.testing.assert_allclose([warm, middle], [0.5, 0.25], rtol=1e-3)
-    # Of a run without room for a warm-up.
+    # Of a run too short for a warm-up.
     np.testing.assert_allclose(rates(recipes.learning_rate_schedule(2, 0.5), [0, 1]), [0.5, 0.25])
 
 

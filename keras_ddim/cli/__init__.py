@@ -22,8 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
     Example:
 
-    >>> main(["generate", "flowers.keras", "--times", "1,0.8,0.5,0.2"])
-    0
+    ```python
+    exit_code = main(["generate", "flowers", "--times", "1,0.8,0.5,0.2"])
+    ```
     """
     try:
         command, line = options.parse(COMMANDS, sys.argv[1:] if argv is None else argv)

@@ -12,7 +12,7 @@ from keras_ddim import DiffusionModel, plots, presets
 from keras_ddim.files import Path
 
 MODEL, HISTORY, SETTINGS = "model.keras", "history.csv", "settings.json"
-DATA = "data"  # where a model's metadata says what it was trained on
+DATA = "training_data"  # where a model's metadata says what it was trained on
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:
