@@ -311,6 +311,36 @@ def test_interrupt_from_the_keyboard(tmp_path):
     assert not hidden_files(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
+def test_interrupt_at_any_moment(tmp_path, seconds):
+    """From the first of the imports that take long."""
+    command = [sys.executable, "-m", "keras_ddim", "generate", "flowers", "--num-images", "9999"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    maps = pathlib.Path(f"/proc/{process.pid}/maps")
+    while "numpy" not in maps.read_text():
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    lines = process.communicate(timeout=120)[1].decode().splitlines()
+    assert process.returncode == 130
+    assert lines[-1].startswith("Interrupted") and "Traceback" not in "".join(lines)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_if_nothing_had_been():
+    script = pathlib.Path(__file__).parent / "benchmarks" / "kills.py"
+    subprocess.run([sys.executable, script, "--kills", "3"], check=True, timeout=1200)
+
+
 # generate
 
 
