@@ -2,6 +2,11 @@
 
 import os
 
+from keras_ddim import interrupts
+
+if interrupts.is_command():  # now, for the imports take seconds
+    interrupts.end_by_them()
+
 # TensorFlow leaves oneDNN off on processors without AVX-512, where training then takes up to twice
 # as long. It only looks when it is imported, so import this package before TensorFlow and Keras.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

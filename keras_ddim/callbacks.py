@@ -4,7 +4,7 @@ An argument that is not as described raises a `ValueError`.
 """
 
 import csv
-import pathlib
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +18,25 @@ from keras_ddim.metrics import ImageMetric, update
 from keras_ddim.sampling import check_generate_options
 
 Logs = dict[str, Any] | None
+
+
+def record(model: Any, epoch: int, logs: Logs) -> list[dict[str, Any]]:
+    """Puts the logs of an epoch into `model.metadata["history"]`, which is saved with the model.
+
+    They take the place of what is there of this epoch and later ones.
+
+    Returns:
+        The history: a dictionary for each epoch, whose "epoch" counts from 1.
+    """
+
+    def plain(value: Any) -> Any:
+        value = np.asarray(value).tolist()
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    rows = [row for row in model.metadata.get("history", ()) if row["epoch"] <= epoch]
+    rows.append({"epoch": epoch + 1, **{name: plain(v) for name, v in (logs or {}).items()}})
+    model.metadata["history"] = rows
+    return rows
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -99,7 +118,8 @@ class SaveModel(keras.callbacks.Callback):
     """Saves the whole model after each epoch, to a file that is always complete.
 
     Stopped at any moment, training leaves the model of the last finished epoch:
-    `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it.
+    `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it. The history up to that
+    epoch is in the file, too, as `model.metadata["history"]`.
 
     Args:
         path: File to write, ending in ".keras".
@@ -117,6 +137,7 @@ class SaveModel(keras.callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        record(self.model, epoch, logs)
         with write_whole(self.path) as temporary_path:
             self.model.save(temporary_path)
 
@@ -124,11 +145,12 @@ class SaveModel(keras.callbacks.Callback):
 class SaveHistory(keras.callbacks.Callback):
     """Writes the training history as CSV after each epoch: a row for each, a column for each log.
 
-    Epochs count from 1, so that the last one is the number of epochs done.
+    Epochs count from 1, so that the last one is the number of epochs done. The rows are those of
+    `model.metadata["history"]`: of a model that was loaded and is trained from `initial_epoch` on,
+    those of the earlier epochs come first.
 
     Args:
         path: File to write.
-        append: Whether to go on after the rows that the file has. Defaults to False.
 
     Example:
 
@@ -138,26 +160,21 @@ class SaveHistory(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, path: Path, append: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = pathlib.Path(path)
-        self.append = append
-        self.rows: list[dict[str, Any]] = []
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self.rows = plots.read_history(self.path) if self.append and self.path.exists() else []
+        self.path = path
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.rows.append({"epoch": epoch + 1, **(logs or {})})
+        rows = record(self.model, epoch, logs)
         # Validation need not take place each epoch: later rows may have columns the first lacks.
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        columns = list(dict.fromkeys(name for row in rows for name in row))
         with (
             write_whole(self.path) as temporary_path,
             open(temporary_path, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
 
 
 # Image metrics

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -47,6 +47,7 @@ class Generator(Planner):
         sampler: Any = None,
         schedule: Any = None,
         seed: int | None = None,
+        first: int = 0,
         initial_noise: Any = None,
         initial_images: Any = None,
         batch_size: int | None = None,
@@ -107,6 +108,8 @@ class Generator(Planner):
                 a name. Defaults to the one of training.
             seed: Integer of at least 0; image i depends on it and i alone, whatever
                 `num_images` and `batch_size` are. Defaults to None: the next of the model's own.
+            first: Number of the first image, where others of the seed are there already. Defaults
+                to 0.
             initial_noise: Standard normal noise to start from instead, (num_images, height,
                 width, channels), in the model's normalised space.
             initial_images: Images to start from, mixed with noise to the level of the first time;
@@ -149,17 +152,17 @@ class Generator(Planner):
             initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
         if initial_images is not None:
             initial_images = self.normalize("initial_images", initial_images, num_images)
-        entropy: Any = checks.check_seed(seed)
-        if entropy is None:
-            with SEED_LOCK:
-                entropy = [int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next()]
+        seed = self._next_seed() if seed is None else checks.check_seed(seed)
+        if first != 0:
+            first = checks.check_count("first", first)
         guidance = check_guidance(
             guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
         )
         known = check_known(known_images, known_mask, degradation, num_images, self.image_shape)
         degradation = degradations.get(degradation) if known else None
         if labels is None and initial_noise is initial_images is None and not known:
-            labels = self.draw_classes(num_images, entropy)
+            labels = self.draw_classes(first + num_images, seed)
+            labels = labels if labels is None else labels[first:]
         plan = self.plan(
             num_images, diffusion_times, sampler, schedule, clip, labels, guidance, degradation
         )
@@ -173,7 +176,8 @@ class Generator(Planner):
                 plan,
                 num_images,
                 verbose,
-                seed=entropy,
+                seed=seed,
+                first=first,
                 initial_noise=initial_noise,
                 initial_images=initial_images,
                 batch_size=batch_size,
@@ -195,12 +199,81 @@ class Generator(Planner):
             return None
         return np.random.default_rng(seed).integers(self.num_classes, size=num_images)
 
+    def generate_batches(
+        self,
+        num_images: int,
+        diffusion_times: Any = 20,
+        *,
+        labels: Any = None,
+        seed: int | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        **options: Any,
+    ) -> Iterator[np.ndarray]:
+        """Generates images batch by batch, however many, in the memory that one batch takes.
+
+        To the last bit, image i depends on the seed, i and the batch size alone: not on
+        `num_images`, and not on where it begins.
+
+        Args:
+            num_images: Number of images, those before `first` included.
+            diffusion_times: As in `generate`.
+            labels: As in `generate`.
+            seed: As in `generate`.
+            first: Number of the first image, where those before are there already. Defaults to 0.
+            batch_size: As in `generate`.
+            verbose: As in `generate`.
+            **options: Further arguments of `generate`, with nothing in them that is of one image.
+
+        Yields:
+            float32 NumPy arrays (batch, height, width, channels) of values in [0, 1].
+
+        Example:
+
+        ```python
+        number = 0
+        for images in model.generate_batches(50_000, 5, seed=0):
+            for image in images:
+                keras_ddim.plots.save_image(image, f"generated/{number:05d}.png")
+                number += 1
+        ```
+        """
+        num_images = checks.check_count("num_images", num_images)
+        size = checks.check_count("batch_size", batch_size or sampling.BATCH_SIZE)
+        seed = self._next_seed() if seed is None else seed
+        numbers = checks.check_labels(labels, num_images, self.class_names)
+        if first >= num_images:
+            return
+        progress = Progress(num_images - first, "image", verbose)
+        # From where a batch begins, and filled up, so that each image is always in the same place.
+        for start in range(first - first % size, num_images, size):
+            batch = range(start, start + size)
+            images = self.generate(
+                size,
+                diffusion_times,
+                labels=None if labels is None else sampling.rows(numbers, batch),
+                seed=seed,
+                first=start,
+                batch_size=size,
+                verbose=0,
+                **options,
+            )[max(0, first - start) : num_images - start]
+            progress.advance(len(images))
+            yield images
+
+    def _next_seed(self) -> int:
+        with SEED_LOCK:
+            high, low = (int(part) & 0xFFFFFFFF for part in self.generation_seed_generator.next())
+        return (high << 32) + low
+
     def follow(
         self,
         plan: Plan,
         num_images: int,
         verbose: int | str,
         batch_size: int | None,
+        first: int = 0,
         watchers: Sequence[Callable] = (),
         **options: Any,
     ) -> np.ndarray:
@@ -212,15 +285,16 @@ class Generator(Planner):
             plan.levels,
             num_images,
             self.image_shape,
+            first=first,
             batch_size=batch_size,
             watchers=[lambda visit: progress.advance(visit.evaluations), *watchers],
             **options,
             **plan.inputs,
         )
-        if not np.isfinite(images).all():
+        if not np.isfinite(ops.convert_to_numpy(self.normalizer.denormalize(images))).all():
             raise ValueError(
-                "The model's network must make finite values of noise; its weights, or its noise "
-                f"levels, do not let it. Received: NaN or infinite images of {self.name!r}"
+                f"The model {self.name!r} must make finite values of noise; its weights, or its "
+                "noise levels, do not let it. Received: NaN or infinite images"
             )
         return images
 

@@ -181,8 +181,8 @@ def learning_rate_schedule(
 
     Args:
         num_steps: Number of steps in all. A model that has done some of them goes on from there;
-            to train it for longer than was planned, set the schedule of the longer run as
-            `model.optimizer.learning_rate`.
+            to train it for longer than was planned, set `model.learning_rate` to the schedule of
+            the longer run.
         learning_rate: The highest. Defaults to 2e-3.
 
     Reference:

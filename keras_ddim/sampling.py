@@ -377,6 +377,7 @@ def generate(
     image_shape: tuple[int, int, int],
     *,
     seed: Any = None,
+    first: int = 0,
     initial_noise: Any = None,
     initial_images: Any = None,
     batch_size: int | None = None,
@@ -394,6 +395,7 @@ def generate(
         image_shape: (height, width, channels).
         seed: Integer or list of integers of at least 0; image i depends on it and i alone. Defaults
             to None: a random one.
+        first: Number of the first image. Defaults to 0.
         initial_noise: Standard normal noise to start from, (num_images, *image_shape).
             Defaults to None: from `seed`.
         initial_images: Images to start from, (num_images, *image_shape), mixed with that noise at
@@ -417,12 +419,13 @@ def generate(
     images = np.empty((num_images, *image_shape), "float32")
     for start in range(0, num_images, size):
         batch = range(start, start + size)
-        draw_noises = _noise_source(seed, batch, image_shape)
-        noises = draw_noises() if initial_noise is None else _rows(initial_noise, batch)
-        inputs: dict[str, Any] = {name: _rows(values, batch) for name, values in per_image.items()}
+        numbers = range(first + start, first + start + size)
+        draw_noises = _noise_source(seed, numbers, image_shape)
+        noises = draw_noises() if initial_noise is None else rows(initial_noise, batch)
+        inputs: dict[str, Any] = {name: rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
         if initial_images is not None:
-            start_images = ops.convert_to_tensor(_rows(initial_images, batch), "float32")
+            start_images = ops.convert_to_tensor(rows(initial_images, batch), "float32")
             noisy_images = _mix_at(levels[0], start_images, noisy_images)
         visits = sample(steps, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
@@ -440,7 +443,7 @@ def _mix_at(log_snr: Any, images: Any, noises: Any) -> Any:
     return images if log_snr is None else mix(images, noises, *rates(log_snr))
 
 
-def _rows(values: Any, batch: range) -> np.ndarray:
+def rows(values: Any, batch: range) -> np.ndarray:
     """The rows of a batch; where there are none any more, the last one again."""
     return np.take(ops.convert_to_numpy(values), batch, axis=0, mode="clip")
 

@@ -1,10 +1,12 @@
 """What Keras calls to train on images: they are checked, and the normalizer adapted, first."""
 
 import itertools
+import math
 import types
 from typing import Any
 
 import keras
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_ddim import checks
 from keras_ddim.guard import (
@@ -24,6 +26,11 @@ class ImageTrainer(keras.Model):
     """A Keras model that is trained on images, with an `image_shape` and a `normalizer`.
 
     With `class_names`, it is trained on images and their labels.
+
+    Attributes:
+        learning_rate: The optimizer's, a number or a schedule, which may be set at any time,
+            whichever of the two it was. (Keras's own, `model.optimizer.learning_rate`, cannot be
+            set to a number where it is a schedule.)
     """
 
     class_names: list[str] | None
@@ -49,6 +56,22 @@ class ImageTrainer(keras.Model):
         super().compile(optimizer, loss, **kwargs)
         self.loss_function = keras.losses.get(loss)
         self._jit_compile_given = kwargs.get("jit_compile", "auto")
+
+    @property
+    def learning_rate(self) -> Any:
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        optimizer: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        is_schedule = isinstance(learning_rate, LearningRateSchedule)
+        if not is_schedule:
+            learning_rate = checks.check_number("learning_rate", learning_rate, 0, math.inf)
+        if not is_schedule and isinstance(optimizer._learning_rate, LearningRateSchedule):
+            # Keras replaces a schedule by another alone.
+            learning_rate = keras.optimizers.schedules.ExponentialDecay(learning_rate, 1, 1.0)
+        optimizer.learning_rate = learning_rate
+        self.train_function = None  # was traced with the one before
 
     def get_compile_config(self) -> dict:
         config = super().get_compile_config()

@@ -150,6 +150,21 @@ def test_interrupted_saving_leaves_the_epoch_before(model, images, tmp_path, mon
     assert os.listdir(tmp_path) == ["model.keras"]
 
 
+def test_the_history_is_saved_with_the_model(model, images, tmp_path):
+    """Also what JSON cannot hold."""
+
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_kid"] = np.float32(np.nan)
+
+    path = tmp_path / "model.keras"
+    history = fit(model, images, callbacks=[Log(), callbacks.SaveModel(path)]).history
+    rows = keras.saving.load_model(path).metadata["history"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["loss"] for row in rows] == history["loss"]
+    assert rows[0]["val_kid"] is None
+
+
 def test_models_are_saved_as_keras_files():
     with pytest.raises(ValueError, match=r"\.keras"):
         callbacks.SaveModel("model.h5")
@@ -165,7 +180,7 @@ def test_history_is_written_and_continued(model, images, tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert [float(row["n_loss"]) for row in rows] == history["n_loss"]
 
-    more = [callbacks.SaveHistory(path, append=True)]
+    more = [callbacks.SaveHistory(path)]
     fit(model, images, epochs=3, initial_epoch=2, validation_data=images[:4], callbacks=more)
     continued = rows_of(path)
     assert [row["epoch"] for row in continued] == ["1", "2", "3"]

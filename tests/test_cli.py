@@ -1,12 +1,17 @@
 import csv
+import errno
+import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import PIL.Image
@@ -68,7 +73,7 @@ def run(trained, tmp_path):
 
 def test_training_leaves_its_files(trained):
     assert {path.name for path in trained.iterdir()} == {
-        *("model.keras", "settings.json", "history.csv"),
+        *("model.keras", "history.csv"),
         *("samples", "samples.png", "times.png", "history.png"),
     }
     assert sorted(os.listdir(trained / "samples")) == ["epoch_001.png", "epoch_002.png"]
@@ -128,7 +133,7 @@ def test_resuming_continues_as_before(run, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--epochs", "2"], "2 epochs already"),
+        (["--epochs", "1"], "2 epochs already"),
         (["--image-size", "16", "--epochs", "3"], "--image-size"),
         (["--widths", "8,16", "--epochs", "3"], "--widths"),
         (["--ema", "0.9", "--epochs", "3"], "--ema is that of the model when resuming, 1.0"),
@@ -145,8 +150,6 @@ def test_resuming_refuses_images_of_another_shape(run, capsys, tmp_path):
     (tmp_path / "grey").mkdir()
     for index, image in enumerate(images):
         PIL.Image.fromarray(image).save(tmp_path / "grey" / f"{index}.png")
-    settings = run / "settings.json"
-    settings.write_text(settings.read_text().replace('"channels": null', '"channels": 1'))
     status = resume(run, "--data", str(tmp_path / "grey"), "--epochs", "3")
     assert "1 channel" in error_of(capsys, status)
 
@@ -164,6 +167,89 @@ def test_how_long_it_will_take(monkeypatch, capsys):
         time_left.on_train_batch_end(batch)
     said = capsys.readouterr().out
     assert said.count("time") == 1 and "about 10 minutes" in said
+
+
+def test_a_model_that_was_not_trained_by_a_run_is_not_resumed(run, capsys):
+    path = run / "model.keras"
+    keras_ddim.DiffusionModel((8, 8, 3), keras_ddim.ResidualUNet((8, 8, 3), (8,), 1)).save(path)
+    assert "--from-preset" in error_of(capsys, resume(run, "--epochs", "3"))
+    path.write_bytes(b"no model")
+    assert str(path) in error_of(capsys, resume(run, "--epochs", "3"))
+
+
+# A model is never lost
+
+
+def contents(path):
+    """All that is in the file of a model, but when it was written."""
+    with zipfile.ZipFile(path) as file:
+        weights = h5py.File(io.BytesIO(file.read("model.weights.h5")))
+        arrays = {}
+        weights.visititems(lambda name, a: hasattr(a, "dtype") and arrays.update({name: a[()]}))
+        return json.loads(file.read("config.json")), arrays
+
+
+def assert_same_run(folder, other):
+    names = [sorted(path.relative_to(f) for path in f.rglob("*")) for f in (folder, other)]
+    assert names[0] == names[1]
+    (config, arrays), (other_config, other_arrays) = (
+        contents(f / "model.keras") for f in (folder, other)
+    )
+    assert config["config"]["metadata"] == other_config["config"]["metadata"]
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
+    for name in names[0]:
+        if (folder / name).is_file() and name.name != "model.keras":
+            assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_run_stopped_behind_its_model_ends_as_if_it_had_not_been(
+    trained, tmp_path, monkeypatch, capsys
+):
+    """Once in the midst, and once behind the last epoch."""
+
+    def stop(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = ["--epochs", "2", "--flip"]
+    for run, callback in ((train, callbacks.SaveHistory), (resume, callbacks.SampleGrid)):
+        with monkeypatch.context() as patch:
+            patch.setattr(callback, "on_epoch_end", stop)
+            assert "No space" in error_of(capsys, run(tmp_path / "run", *arguments))
+        arguments = []
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(trained, tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_model_of_before_and_names_the_file(run, capsys, monkeypatch):
+    def save(self, path):
+        pathlib.Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = (run / "model.keras").read_bytes()
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "save", save)
+    message = error_of(capsys, resume(run, "--epochs", "3"))
+    assert "No space" in message and str(run / "model.keras") in message
+    assert (run / "model.keras").read_bytes() == before
+    assert not hidden_files(run)
+
+
+def test_a_run_that_diverges_leaves_the_model_of_before(run, capsys):
+    files = run / "model.keras", run / "history.csv"
+    before = [path.read_bytes() for path in files]
+    arguments = ["--epochs", "3", "--learning-rate", "1e12"]
+    assert "lower learning rate" in error_of(capsys, resume(run, *arguments))
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_weights_that_are_not_finite_are_named_by_their_file(run, capsys):
+    model = keras.saving.load_model(run / "model.keras")
+    weights = model.ema_network.get_weights()
+    model.ema_network.set_weights([np.nan * weights[0], *weights[1:]])
+    model.save(run / "model.keras")
+    assert str(run / "model.keras") in error_of(capsys, generate(run))
+    assert "model.keras" in error_of(capsys, resume(run, "--epochs", "3"))
 
 
 # Ctrl-C
@@ -225,6 +311,36 @@ def test_interrupt_from_the_keyboard(tmp_path):
     assert not hidden_files(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
+def test_interrupt_at_any_moment(tmp_path, seconds):
+    """From the first of the imports that take long."""
+    command = [sys.executable, "-m", "keras_ddim", "generate", "flowers", "--num-images", "9999"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    maps = pathlib.Path(f"/proc/{process.pid}/maps")
+    while "numpy" not in maps.read_text():
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    lines = process.communicate(timeout=120)[1].decode().splitlines()
+    assert process.returncode == 130
+    assert lines[-1].startswith("Interrupted") and "Traceback" not in "".join(lines)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_if_nothing_had_been():
+    script = pathlib.Path(__file__).parent / "benchmarks" / "kills.py"
+    subprocess.run([sys.executable, script, "--kills", "3"], check=True, timeout=1200)
+
+
 # generate
 
 
@@ -258,12 +374,52 @@ def test_generating_uses_the_times(trained, tmp_path, monkeypatch):
     assert received == [1, 20, (1.0,), (0.5,), (0.9, 0.1, 1.0)]
 
 
-def test_generating_separate_files(trained, tmp_path):
-    folder = tmp_path / "images"
-    arguments = ["--num-images", "3", "--times", "1", "--output", str(tmp_path / "grid.png")]
-    assert generate(trained, *arguments, "--separate", str(folder)) == 0
-    assert sorted(os.listdir(folder)) == ["00000.png", "00001.png", "00002.png"]
-    assert size_of(folder / "00002.png") == (8, 8)
+def test_generating_separate_files(trained, tmp_path, capsys, monkeypatch):
+    def images(name, *arguments):
+        shared = ["--times", "2", "--batch-size", "4", "--separate", str(tmp_path / name)]
+        return generate(trained, *shared, *arguments)
+
+    def stop_after(count):
+        numbers = iter(range(count))
+
+        def save(image, path, original=plots.save_image):
+            if next(numbers, None) is None:
+                raise KeyboardInterrupt
+            original(image, path)
+
+        monkeypatch.setattr(plots, "save_image", save)
+
+    def written(name):
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    assert images("all", "--num-images", "10", "--seed", "3") == 0
+    assert sorted(written("all"))[:-1] == [f"{number:05d}.png" for number in range(10)]
+    assert size_of(tmp_path / "all" / "00009.png") == (8, 8)
+    with monkeypatch.context():
+        stop_after(5)
+        assert images("some", "--num-images", "7", "--seed", "3") == 130
+        monkeypatch.undo()
+    assert "goes on" in capsys.readouterr().err
+    assert len(written("some")) == 6
+    made = []
+    original = keras_ddim.DiffusionModel.generate
+    monkeypatch.setattr(
+        keras_ddim.DiffusionModel,
+        "generate",
+        lambda self, n, *args, **kwargs: made.append(n) or original(self, n, *args, **kwargs),
+    )
+    # Without a seed, too: with that of the images there.
+    assert images("some", "--num-images", "10") == 0
+    assert "5 of them were there already" in capsys.readouterr().out
+    assert made == [4, 4]  # batch by batch, from that which was not complete
+    assert written("some") == written("all")
+    assert images("some", "--num-images", "10") == 0 and made == [4, 4]
+    assert "other settings" in error_of(capsys, images("some", "--seed", "4"))
+    (tmp_path / "some" / "settings.json").write_text("{")
+    assert "settings.json" in error_of(capsys, images("some"))
+    (tmp_path / "some" / "settings.json").unlink()
+    assert "name another" in error_of(capsys, images("some"))
+    assert {**written("some"), "settings.json": b""} == {**written("all"), "settings.json": b""}
 
 
 def test_generating_an_animation(trained, tmp_path):
@@ -429,7 +585,8 @@ def test_fine_tuning_goes_on_from_a_preset(trained, tmp_path, capsys):
         if old.ndim > 1:  # not what batch normalization keeps of the data
             np.testing.assert_allclose(new, old, atol=1e-6)
     # Its images are those of the model, whatever the default of new ones is.
-    assert json.loads((output / "settings.json").read_text())["image_size"] == [8, 8]
+    model = keras.saving.load_model(output / "model.keras")
+    assert model.metadata["settings"]["image_size"] == [8, 8]
     assert "32x32" in error_of(capsys, resume(output, "--epochs", "2", "--image-size", "32"))
 
 

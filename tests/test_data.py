@@ -88,6 +88,22 @@ def test_train_is_shuffled_anew_in_each_epoch_and_validation_never():
     np.testing.assert_array_equal(numbers_of(gather(again)), second)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_training_resumes_with_the_batches_that_would_have_followed(shuffle):
+    options = {"batch_size": 4, "validation_split": 0, "seed": 3, "flip": True, "shuffle": shuffle}
+    images = np.arange(10)[:, None, None, None] / 10 + np.linspace(0, 0.1, 4)[:, None]
+    train, _ = load_images(np.broadcast_to(images, (10, 4, 4, 1)), 4, **options)
+    batches = gather(train.from_batch(0).take(12)).reshape(12, 4, 4, 4, 1)
+    gather(train)  # changes nothing
+    for first in (0, 1, 5, 10):
+        rest = gather(train.from_batch(first).take(12 - first))
+        np.testing.assert_array_equal(rest.reshape(-1, 4, 4, 4, 1), batches[first:])
+    passes = np.round(batches.mean(axis=(2, 3, 4)) * 10 - 0.5).astype(int).ravel()[:40]
+    passes = passes.reshape(4, 10)
+    np.testing.assert_array_equal(np.sort(passes), [range(10)] * 4)
+    assert (passes[0] == passes[1]).all() != shuffle
+
+
 def test_without_shuffling_images_come_in_order():
     train, _ = load_images(numbered(30), 4, shuffle=False)
     numbers = numbers_of(gather(train))

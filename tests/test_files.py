@@ -1,8 +1,11 @@
+import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from keras_ddim.files import write_whole
+from keras_ddim.files import PREFIX, write_whole
 
 
 def names(folder):
@@ -66,6 +69,31 @@ def test_errors_name_the_file_asked_for(tmp_path):
     with pytest.raises(OSError) as caught, write_whole(path) as temporary_path:
         temporary_path.write_text("")
     assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError("No space left on device")]
+)
+def test_errors_that_name_no_file_are_named(tmp_path, error):
+    path = tmp_path / "model.keras"
+    with pytest.raises(OSError, match="No space left") as caught, write_whole(path):
+        raise error
+    assert str(path) in str(caught.value)
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path):
+    kill = (
+        "import os, sys; from keras_ddim.files import write_whole\n"
+        "with write_whole(sys.argv[1]) as path: path.write_text('ha'); os._exit(1)"
+    )
+    mine, living = tmp_path / ".mine.png", tmp_path / f"{PREFIX}{os.getppid()}-0.png"
+    mine.touch()
+    living.touch()
+    subprocess.run([sys.executable, "-c", kill, tmp_path / "model.keras"])
+    assert len(names(tmp_path)) == 3
+    with write_whole(tmp_path / "other.png") as temporary_path:
+        temporary_path.touch()
+    assert names(tmp_path) == sorted([mine.name, living.name, "other.png"])
 
 
 def test_a_folder_is_refused_before_any_work(tmp_path):

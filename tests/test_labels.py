@@ -175,6 +175,8 @@ class TestGenerating:
         anything = trained.generate(3, **options)
         assert not np.allclose(anything, expected)
         in_batches = trained.generate(3, labels=2, batch_size=2, **options)
+        of_several = trained.generate_batches(3, labels=[0, 1, 2], batch_size=2, **options)
+        np.testing.assert_allclose(np.concatenate([*of_several])[2], expected[2], atol=1e-5)
         np.testing.assert_allclose(in_batches, expected, atol=1e-5)
 
     def test_a_name_beats_its_number(self):

@@ -553,8 +553,27 @@ class TestGenerate:
         model = make_model()
         model.adapt(images)
         model.ema_network.set_weights([w * np.nan for w in model.ema_network.get_weights()])
-        with pytest.raises(ValueError, match=r"network must make finite values.*Received: NaN"):
+        with pytest.raises(
+            ValueError, match=r"The model .* must make finite values.*Received: NaN"
+        ):
             model.generate(1, 2)
+
+    def test_images_come_in_batches_that_depend_on_nothing_else(self, trained_model):
+        def images(num_images, **options):
+            options = {"seed": 5, "batch_size": 4, "sampler": "ddpm", **options}
+            return [*trained_model.generate_batches(num_images, 3, **options)]
+
+        batches = images(10)
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        whole = np.concatenate(batches)
+        np.testing.assert_array_equal(np.concatenate(images(7)), whole[:7])
+        for first in (2, 4, 9):
+            np.testing.assert_array_equal(np.concatenate(images(10, first=first)), whole[first:])
+        assert images(10, first=10) == []
+        at_once = trained_model.generate(3, 3, seed=5, first=6, sampler="ddpm")
+        np.testing.assert_allclose(at_once, whole[6:9], atol=1e-5)
+        one, other = (np.concatenate(images(5, seed=None)) for _ in range(2))
+        assert not np.array_equal(one, other) and not np.array_equal(one[:4], one[1:])
 
     def test_model_seed_fixes_unseeded_images(self, make_model, images):
         first, second = make_model(seed=5), make_model(seed=5)

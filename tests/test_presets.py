@@ -63,7 +63,9 @@ def test_from_preset_takes_any_saved_model(trained, preset_path):
 
 
 def test_from_preset_says_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match=r"`preset` must be one of \['flowers.*preset='fowlers'"):
+    with pytest.raises(
+        ValueError, match=r"`preset` must be one of \['fashion_mnist', 'flowers.*preset='fowlers'"
+    ):
         DiffusionModel.from_preset("fowlers")
     other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     other.save(tmp_path / "other.keras")

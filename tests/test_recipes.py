@@ -24,9 +24,27 @@ def test_longer_run_goes_on_as_if_planned_from_the_beginning(images):
     model = keras_ddim.recipe((8, 8, 3), num_steps=4, widths=(8,), seed=0)
     model.fit(images[:20], batch_size=5, verbose=0)
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) < 1e-6
-    model.optimizer.learning_rate = recipes.learning_rate_schedule(8, learning_rate=0.5)
-    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    model.learning_rate = recipes.learning_rate_schedule(8, learning_rate=0.5)
+    rate = float(keras.ops.convert_to_numpy(model.learning_rate))
     np.testing.assert_allclose(rate, 0.25, rtol=1e-3)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("first", [1e-3, recipes.learning_rate_schedule(100, 1e-3)])
+def test_learning_rate_is_set_whatever_it_was(make_model, images, tmp_path, first):
+    model = make_model(run_eagerly=False)
+    model.compile(keras.optimizers.Adam(first))
+    model.fit(images, batch_size=20, verbose=0)
+    model.learning_rate = 0.0
+    before = model.network.trainable_weights[0].numpy()
+    model.fit(images, batch_size=20, verbose=0)  # which was traced with the rate before
+    np.testing.assert_array_equal(model.network.trainable_weights[0].numpy(), before)
+    model.learning_rate = 1e-4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(loaded.learning_rate) == pytest.approx(1e-4)
+    with pytest.raises(ValueError, match="learning_rate"):
+        model.learning_rate = -1.0
 
 
 @pytest.mark.core
@@ -64,7 +82,7 @@ def test_arguments_of_the_model_replace_those_of_the_recipe():
 def test_half_precision_scales_its_loss(images):
     model = keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=0, dtype="mixed_float16")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    model.optimizer.learning_rate = recipes.learning_rate_schedule(5, 1e-3)
+    model.learning_rate = 1e-3
     before = model.network.get_weights()
     model.fit(images, batch_size=8, verbose=0)
     assert any(np.abs(a - b).max() > 0 for a, b in zip(before, model.network.get_weights()))

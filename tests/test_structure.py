@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_ddim"
 # The floors, from the ground up. A module imports from its own floor and those below it; `data`,
 # which has all of TensorFlow, stands beside them.
 FLOORS = [
-    {"checks", "parts", "files", "progress"},
+    {"checks", "parts", "files", "interrupts", "progress"},
     {"noise_levels"},
     {"schedules", "normalizer", "preconditioning", "networks", "plots", "presets"},
     {"times", "conditioning", "samplers", "encoders", "metrics"},

@@ -2,6 +2,7 @@
 
 import sys
 
+from keras_ddim import interrupts
 from keras_ddim.cli import edit, evaluate, generate, optimize_times, options, train
 
 COMMANDS = {
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     exit_code = main(["generate", "flowers", "--times", "1,0.8,0.5,0.2"])
     ```
     """
+    interrupts.explain = interrupts.only_say_so
     try:
         command, line = options.parse(COMMANDS, sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # argparse's own: after --help and --version, or a wrong option
@@ -33,10 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with options.plain_warnings():
             COMMANDS[command].run(line)
-    except KeyboardInterrupt as interrupt:
-        print("", str(interrupt) or "Interrupted.", sep="\n", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        if interrupts.received or isinstance(error, KeyboardInterrupt):
+            print("", interrupts.explain(), sep="\n", file=sys.stderr)
+            return interrupts.EXIT_CODE
+        if not isinstance(error, (ValueError, OSError)):
+            raise
         print("keras-ddim: error:", line.message(error), file=sys.stderr)
         return 2
     return 0

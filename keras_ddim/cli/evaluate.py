@@ -48,10 +48,11 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args = line.over({})
     model = run_folder.load_model(args.model, compile=False)
-    known = model.metadata.get(run_folder.DATA, {})
-    if line.given.get("data", known.get("data")) != known.get("data"):
-        known = {}  # of other images
-    args = line.over(known)
+    training = run_folder.settings_of(model.metadata)
+    if line.given.get("data", training.get("data")) != training.get("data"):
+        training = {}  # of other images
+    shared = "data", "data_dir", "fit", "validation_split"
+    args = line.over({name: training[name] for name in shared if name in training})
     if args.data is None:
         raise ValueError(f"{args.model} does not say what it was trained on; give its --data")
     sampling = {"num_images": args.num_images, "seed": args.seed}
@@ -66,8 +67,8 @@ def run(line: options.CommandLine) -> None:
         "validation_split": args.validation_split or None,
         "fit": args.fit,
         "data_dir": args.data_dir,
-        "seed": known.get("seed", 0),
-        "num_images": known.get("num_images"),
+        "seed": training.get("seed", 0),
+        "num_images": training.get("num_images"),
     }
     encoder = make_encoder(args, data_options)
     # Else what the process did before would decide on the order of the images.

@@ -12,7 +12,7 @@ examples:
 
 import numpy as np
 
-from keras_ddim import optimal_times, plots, presets, samplers
+from keras_ddim import interrupts, optimal_times, plots, presets, samplers
 from keras_ddim.cli import options
 from keras_ddim.cli.run_folder import load_model
 from keras_ddim.files import write_whole
@@ -52,7 +52,8 @@ def run(line: options.CommandLine) -> None:
     rows = []
     for num_times in args.num_times:
         print(f"{num_times} times for {optimizer.sampler}")
-        found = optimizer.find(num_times, args.method)
+        with interrupts.raised():
+            found = optimizer.find(num_times, args.method)
         model.keep_times(found, optimizer.sampler)
         with write_whole(output) as temporary_path:
             model.save(temporary_path)
@@ -65,7 +66,8 @@ def run(line: options.CommandLine) -> None:
     plots.plot_times(lists, model.schedule, args.picture)
     print(f"  {output}\n  {args.picture}")
     if optimizer.interrupted:
-        raise KeyboardInterrupt(f"Interrupted: {output} has the lists above.")
+        interrupts.explain = lambda: f"Interrupted: {output} has the lists above."
+        raise KeyboardInterrupt
     print(f"Next: keras-ddim generate {output} --sampler {args.sampler} --times best:{num_times}")
 
 

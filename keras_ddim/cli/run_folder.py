@@ -1,4 +1,8 @@
-"""The folder of a run: what training leaves there, and how it is read."""
+"""The folder of a run: what training leaves there, and how it is read.
+
+All that a run is continued from is in its model's metadata, "settings" and "history", so that it
+is written with the weights, whole or not at all. The other files are for people.
+"""
 
 import json
 import pathlib
@@ -7,25 +11,29 @@ import zipfile
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_ddim import DiffusionModel, plots, presets
+from keras_ddim import DiffusionModel, presets
 from keras_ddim.files import Path
 
-MODEL, HISTORY, SETTINGS = "model.keras", "history.csv", "settings.json"
-DATA = "training_data"  # where a model's metadata says what it was trained on
+MODEL, HISTORY = "model.keras", "history.csv"
 
 
-def read_settings(folder: pathlib.Path) -> dict[str, Any]:
-    """The options of the run."""
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+def settings_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The options of the run; none of a model that `train` has not trained."""
+    settings = metadata.get("settings", {})
     return {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
 
 
-def count_epochs(folder: pathlib.Path) -> int:
+def count_epochs(metadata: dict[str, Any]) -> int:
     """How many epochs the run has been trained for."""
-    path = folder / HISTORY
-    rows = plots.read_history(path) if path.exists() else []
-    return int(rows[-1]["epoch"]) if rows else 0
+    return metadata["history"][-1]["epoch"] if metadata.get("history") else 0
+
+
+def read_metadata(path: pathlib.Path) -> dict[str, Any]:
+    """The metadata of a model, which is not loaded."""
+    with zipfile.ZipFile(path) as file:
+        return json.loads(file.read("config.json"))["config"]["metadata"]
 
 
 def load_model(path: Path, compile: bool = True) -> DiffusionModel:
@@ -42,6 +50,8 @@ def load_model(path: Path, compile: bool = True) -> DiffusionModel:
         raise ValueError(f"{path} cannot be loaded by Keras: {reason}") from error
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"{path} holds a {type(model).__name__}, not a DiffusionModel")
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise ValueError(f"{path} has weights that are not finite: its training has diverged")
     return model
 
 

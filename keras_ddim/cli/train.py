@@ -1,8 +1,8 @@
 """Trains a model on images.
 
-Leaves in the output folder, after each epoch: model.keras, history.csv and samples/ (images from
-the same noise); at the end: samples.png (64 images), times.png (the same noise at
-several lists of diffusion times) and history.png. settings.json has the options, for --resume.
+Leaves in the output folder, after each epoch: model.keras (which holds the options and the history,
+too, for --resume), history.csv and samples/ (images from the same noise); at the end: samples.png
+(64 images), times.png (the same noise at several lists of diffusion times) and history.png.
 
 examples:
   keras-ddim train
@@ -12,12 +12,12 @@ examples:
   keras-ddim train --data photos/ --from-preset flowers --output fine-tuned
   keras-ddim train --output photos-model --resume --epochs 40
 
-The learning rate falls to zero in the last epoch. Resumed with more --epochs, it goes on as if so
-many had been planned from the beginning.
+Stopped at any moment, and resumed, a run ends as it would have without. The learning rate falls to
+zero in the last epoch; resumed with more --epochs, as if so many had been planned.
 """
 
 import argparse
-import json
+import functools
 import pathlib
 import shlex
 import time
@@ -30,6 +30,7 @@ from keras_ddim import (
     DiffusionModel,
     callbacks,
     checks,
+    interrupts,
     load_images,
     noise_levels,
     plots,
@@ -37,8 +38,7 @@ from keras_ddim import (
     recipes,
 )
 from keras_ddim.cli import options, run_folder
-from keras_ddim.cli.run_folder import HISTORY, MODEL, SETTINGS
-from keras_ddim.files import write_text
+from keras_ddim.cli.run_folder import HISTORY, MODEL
 from keras_ddim.networks import check_sizes
 
 MOST_ROWS = 12  # of classes, in a picture
@@ -98,6 +98,7 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args, model, epochs_done = start(line)
     folder = pathlib.Path(args.output)
+    interrupts.explain = functools.partial(kept, folder)
     options.check_data(args.data, args.data_dir)
     if model is None:
         check_sizes((*args.image_size, args.channels or 3), args.widths, None)
@@ -109,7 +110,7 @@ def run(line: options.CommandLine) -> None:
     )
     image_shape = tuple(checks.images_of(train_images.element_spec).shape[1:])
     class_names = train_images.class_names if args.labels else None
-    steps = args.steps_per_epoch or count_batches(train_images)
+    steps = args.steps_per_epoch or len(train_images)
     if model is None:
         model = new_model(image_shape, class_names, args.epochs * steps, args)
     elif model.image_shape != image_shape:
@@ -124,34 +125,27 @@ def run(line: options.CommandLine) -> None:
         raise ValueError(f"--data {args.data} has {classes}")
     else:  # as if so many epochs had been planned from the beginning
         schedule = recipes.learning_rate_schedule(args.epochs * steps, args.learning_rate)
-        model.optimizer.learning_rate = schedule
+        model.learning_rate = schedule
 
-    known = "data", "data_dir", "fit", "validation_split", "seed", "num_images"
-    model.metadata[run_folder.DATA] = {name: getattr(args, name) for name in known}
-    if args.overwrite:  # what would otherwise be taken for the results of this run
-        for old_path in [old_path for name in RESULTS for old_path in folder.glob(name)]:
+    if args.overwrite:  # what would otherwise be taken for this run's; the model last
+        for old_path in [path for name in reversed(RESULTS) for path in folder.glob(name)]:
             old_path.unlink()
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "resume", "overwrite")}
-    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    model.metadata["settings"] = settings
     # Keras lists no devices of torch.
     on_torch = keras.backend.backend() == "torch"
     devices = "torch" if on_torch else ", ".join(keras.distribution.list_devices())
     size = run_folder.shape_text(image_shape)
     print(f"data      {args.data}: {size}, batches of {args.batch_size}")
     print(f"model     {model.network.count_params():,} parameters, {args.dtype_policy}, {devices}")
-    print(f"training  epochs {epochs_done + 1} to {args.epochs}, {steps} steps each")
+    if epochs_done < args.epochs:
+        print(f"training  epochs {epochs_done + 1} to {args.epochs}, {steps} steps each")
+    else:
+        print(f"training  all {epochs_done} epochs are done: --epochs trains for more in total")
     print(f"output    {folder}")
-    try:
-        fit(model, train_images, val_images, epochs_done, steps, args)
-        if args.pictures:
-            draw(model, args)
-    except KeyboardInterrupt:
-        path = folder / MODEL
-        kept = "before the first epoch was finished: there is no model yet."
-        if path.exists():
-            kept = f"{path} is the model of epoch {run_folder.count_epochs(folder)}"
-            kept += "; --resume continues from there."
-        raise KeyboardInterrupt(f"Interrupted: {kept}") from None
+    fit(model, train_images.from_batch(epochs_done * steps), val_images, epochs_done, steps, args)
+    if args.pictures:
+        draw(model, args)
     results = RESULTS if args.pictures else RESULTS[:3]
     print("Done:", *(f"  {folder / name}" for name in results), sep="\n")
     print(f"Next: {same_samples(args)}")
@@ -165,8 +159,14 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if args.resume:
-        model, epochs_done = run_folder.load_model(path), run_folder.count_epochs(folder)
-        args = resumed(line, run_folder.read_settings(folder))
+        if not path.exists():
+            raise ValueError(f"there is no model yet to resume, {path}: leave out --resume")
+        model = run_folder.load_model(path)
+        epochs_done = run_folder.count_epochs(model.metadata)
+        if not epochs_done or not run_folder.settings_of(model.metadata):
+            hint = f"--from-preset {path} begins a new run with it"
+            raise ValueError(f"{path} does not know of a run of `train` to resume: {hint}")
+        args = resumed(line, run_folder.settings_of(model.metadata))
     elif path.exists() and not args.overwrite:
         raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
     elif args.from_preset:
@@ -178,16 +178,19 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
         args.dtype_policy = model.network.dtype_policy.name
     if args.labels is None:
         args.labels = args.data in options.DRAWN
-    if epochs_done >= args.epochs:
+    if epochs_done > args.epochs:
         done = f"{path} has been trained for {epochs_done} epochs already"
         raise ValueError(f"{done}: --epochs is the total, received {args.epochs}")
     return args, model, epochs_done
 
 
-def count_batches(images: Any) -> int:
-    """Batches in an epoch; where nobody knows, as files may be unreadable, they are counted."""
-    count = int(images.cardinality())
-    return count if count > 0 else sum(1 for _ in images)
+def kept(folder: pathlib.Path) -> str:
+    """What an interrupt leaves, for the message."""
+    path = folder / MODEL
+    if not path.exists():
+        return "Interrupted: before the first epoch was finished: there is no model yet."
+    epochs = run_folder.count_epochs(run_folder.read_metadata(path))
+    return f"Interrupted: {path} is the model of epoch {epochs}; --resume continues from there."
 
 
 def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Namespace:
@@ -232,24 +235,33 @@ def fit(
     folder = pathlib.Path(args.output)
     by_class = 0 < model.num_classes <= MOST_ROWS
     path = folder / "samples" / "epoch_{epoch:03d}.png"
+    others: list[keras.callbacks.Callback] = [
+        callbacks.SaveHistory(folder / HISTORY),
+        callbacks.SampleGrid(
+            8 if by_class else 16,
+            path,
+            by_class=by_class,
+            seed=args.seed,
+            **options.guidance_of(model),
+        ),
+    ]
+    if epochs_done:  # which a kill may have kept from following the model
+        for callback in others:
+            callback.set_model(model)
+            callback.on_epoch_end(epochs_done - 1, model.metadata["history"][-1])
+    if epochs_done == args.epochs:
+        return
     model.fit(
-        images.repeat() if args.steps_per_epoch else images,
+        images,
         validation_data=val_images,
         initial_epoch=epochs_done,
         epochs=args.epochs,
-        steps_per_epoch=args.steps_per_epoch,
+        steps_per_epoch=steps,
         shuffle=False,  # the data set does it
+        # The model first: whatever comes after it may be interrupted without harm.
         callbacks=[
-            # The model first: whatever comes after it may be interrupted without harm.
             callbacks.SaveModel(folder / MODEL),
-            callbacks.SaveHistory(folder / HISTORY, append=args.resume),
-            callbacks.SampleGrid(
-                8 if by_class else 16,
-                path,
-                by_class=by_class,
-                seed=args.seed,
-                **options.guidance_of(model),
-            ),
+            *others,
             TimeLeft((args.epochs - epochs_done) * steps),
         ],
     )

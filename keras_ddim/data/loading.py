@@ -65,7 +65,9 @@ def load_images(
         Tuple `(train_dataset, validation_dataset)` of `tf.data.Dataset`s of batches of float32
         images (batch, height, width, channels), or of pairs of these and of labels (batch,).
         Validation images come in order, once and unflipped; `validation_dataset` is `None` if
-        `validation_split=0`. Both have the attribute `class_names`: a list, or `None`.
+        `validation_split=0`. Both have the attribute `class_names`: a list, or `None`. And
+        `train_dataset.from_batch(n)` is an endless dataset, of full batches, behind its first n:
+        given a `seed`, always the same ones, so that training can resume exactly.
 
     Raises:
         ValueError: If an argument is not as described, or the source has no readable image.
@@ -133,11 +135,21 @@ def load_images(
 
         train, validation, class_names = tfds.load(source, options, data_dir)
 
+    def train_batches(items: Any, first: int | None = None) -> Any:
+        batches = train.read(items, batch_size)
+        if flip:
+            batches = pipeline.flip(batches, seed, first)
+        return pipeline.finish(batches, labels, class_names)
+
+    def from_batch(first: int) -> Any:
+        skipped = first * batch_size
+        if shuffle:
+            return train_batches(pipeline.endless(train.items, options.seed, skipped), first)
+        return train_batches(train.items.repeat().skip(skipped), first)
+
     items = pipeline.shuffle(train.items, seed) if shuffle else train.items
-    batches = train.read(items.repeat(repetitions), batch_size)
-    if flip:
-        batches = pipeline.flip(batches, seed)
-    train_dataset = pipeline.finish(batches, labels, class_names)
+    train_dataset = train_batches(items.repeat(repetitions))
+    train_dataset.from_batch = from_batch
     if validation is None:
         return train_dataset, None
     batches = validation.read(validation.items, batch_size)

@@ -189,20 +189,41 @@ def split(indices: np.ndarray, read: Read, options: Options) -> tuple[Part, Part
 
 def shuffle(items: tf.data.Dataset, seed: int | None) -> tf.data.Dataset:
     """Shuffles anew in each epoch: indices uniformly, many images only locally."""
+    return items.shuffle(_shuffle_buffer(items), seed=seed, reshuffle_each_iteration=True)
+
+
+def _shuffle_buffer(items: tf.data.Dataset) -> int:
     item = tf.nest.flatten(items.element_spec)[0]
     most = _SHUFFLED_BYTES // (item.shape.num_elements() * item.dtype.size)
-    buffer = min(int(items.cardinality()), max(1, most))
-    return items.shuffle(buffer, seed=seed, reshuffle_each_iteration=True)
+    return min(int(items.cardinality()), max(1, most))
 
 
-def flip(batches: tf.data.Dataset, seed: int | None) -> tf.data.Dataset:
-    """Mirrors images at random."""
+def endless(items: tf.data.Dataset, seed: int, first: int) -> tf.data.Dataset:
+    """Pass after pass through the items, from that number of items on.
+
+    Each pass is shuffled by its own number and `seed` alone, not by what was read before.
+    """
+    count, buffer = int(items.cardinality()), _shuffle_buffer(items)
+
+    def shuffled(number: tf.Tensor) -> tf.data.Dataset:
+        key = tf.stack([tf.constant(seed, tf.int64), number])
+        return items.shuffle(buffer, tf.random.stateless_uniform((), key, None, None, tf.int64))
+
+    passes = tf.data.Dataset.range(first // count, tf.int64.max)
+    return passes.flat_map(shuffled).skip(first % count)
+
+
+def flip(batches: tf.data.Dataset, seed: int | None, first: int | None = None) -> tf.data.Dataset:
+    """Mirrors images at random; the same ones each time from the batch of that number on."""
     # A random number for each batch, drawn in order, makes flips reproducible in parallel.
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    if first is not None:
+        numbers = tf.data.Dataset.range(first, tf.int64.max)
 
     def flip_batch(batch: Pair, number: tf.Tensor) -> Pair:
         images, labels = batch
-        flipped = tf.random.stateless_uniform(tf.shape(images)[:1], seed=[number, 0]) < 0.5
+        key = [number, seed or 0]
+        flipped = tf.random.stateless_uniform(tf.shape(images)[:1], seed=key) < 0.5
         return tf.where(flipped[:, None, None, None], tf.reverse(images, [2]), images), labels
 
     return tf.data.Dataset.zip(batches, numbers).map(flip_batch, tf.data.AUTOTUNE)

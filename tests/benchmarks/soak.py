@@ -1,0 +1,77 @@
+"""Hours of training, generating, saving and loading in one process: is memory flat?
+
+    python tests/benchmarks/soak.py --hours 2
+
+Each round trains a tiny model for an epoch, generates along another list with another sampler,
+saves, and every few rounds loads and goes on with what was loaded. Printed every so often: the
+memory of the process (resident set) and its open files; at the end, whether both were flat: by
+how much the second half of the rounds was above the quarter before it, after a first quarter in
+which caches fill.
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+import keras_ddim
+
+SAMPLERS = "ddim", "ddpm", "heun", "unipc", "dpm++", "euler"
+ROUNDS_OF_A_MODEL = 5  # before it is loaded anew
+MOST_GROWTH = 0.02  # of the memory, in the second half
+
+
+def memory() -> float:
+    """Resident set in MiB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def play(model: keras_ddim.DiffusionModel, number: int, path: str) -> keras_ddim.DiffusionModel:
+    """A round; returns the model to go on with."""
+    rng = np.random.default_rng(number)
+    model.fit(rng.random((16, 8, 8, 1), "float32"), batch_size=8, verbose=0)
+    times = np.sort(rng.uniform(0.02, 1.0, size=rng.integers(1, 9)))[::-1]
+    sampler = SAMPLERS[number % len(SAMPLERS)]
+    images = model.generate(int(rng.integers(1, 20)), times, sampler=sampler, seed=number)
+    assert np.isfinite(images).all()
+    model.save(path)
+    return model if number % ROUNDS_OF_A_MODEL else keras.saving.load_model(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--hours", type=float, default=2.0, help="how long (%(default)s)")
+    parser.add_argument("--log-every", type=float, default=60.0, help="seconds (%(default)s)")
+    args = parser.parse_args()
+    model = keras_ddim.recipe((8, 8, 1), num_steps=1_000_000, widths=(4, 4), seed=0)
+    start = logged = time.monotonic()
+    seen = []
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < start + 3600 * args.hours:
+            model = play(model, len(seen), f"{folder}/model.keras")
+            seen.append((memory(), open_files()))
+            if time.monotonic() - logged > args.log_every or len(seen) == 1:
+                logged = time.monotonic()
+                minutes, (mib, files) = (logged - start) / 60, seen[-1]
+                line = f"{minutes:7.1f} min {len(seen):6} rounds {mib:8.1f} MiB {files:4} files"
+                print(line, flush=True)
+    before, after = np.array_split(np.array(seen)[len(seen) // 4 :], [len(seen) // 4])
+    growth, files = np.mean(after, axis=0) - np.mean(before, axis=0)
+    share = growth / np.mean(before, axis=0)[0]
+    is_flat = share < MOST_GROWTH and files < 1
+    print(f"{len(seen)} rounds: {growth:+.1f} MiB ({share:+.1%}), {files:+.1f} files")
+    print("flat" if is_flat else "not flat")
+
+
+if __name__ == "__main__":
+    main()
