@@ -4,8 +4,11 @@ An argument that is not as described raises a `ValueError`.
 """
 
 import csv
+import io
 import math
+import pathlib
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +53,8 @@ class SampleGrid(keras.callbacks.Callback):
         columns: Number of images side by side. Defaults to None: as square as it gets.
         by_class: Whether to draw a row of `num_images` for each class of the model instead, with
             its name. Defaults to False.
+        log_dir: Folder of TensorBoard to which the pictures are written, too, such as that of
+            `keras.callbacks.TensorBoard`. Defaults to None: not at all.
         **generate_options: Keyword arguments of `DiffusionModel.generate`. `seed` defaults to 0;
             None is a random one, drawn once. `verbose` defaults to 0.
 
@@ -68,9 +73,14 @@ class SampleGrid(keras.callbacks.Callback):
         every: int = 1,
         columns: int | None = None,
         by_class: bool = False,
+        log_dir: Path | None = None,
         **generate_options: Any,
     ) -> None:
         super().__init__()
+        self.writer: Any = None
+        if log_dir is not None:
+            # In a folder of its own, as TensorBoard follows one file in each.
+            self.writer = _event_writer(pathlib.Path(log_dir) / "samples")
         self.num_images = checks.check_count("num_images", num_images)
         self.by_class = by_class
         self.path = None if path is None else str(path)
@@ -107,11 +117,38 @@ class SampleGrid(keras.callbacks.Callback):
             options = {**options, "labels": np.repeat(np.arange(len(names)), columns)}
         images = self.model.generate(self.num_images * max(1, len(names)), **options)
         path = None if self.path is None else self.path.format(epoch=epoch + 1)
+        if self.writer is not None:
+            self.write_summary(plots.image_grid(images, columns), epoch + 1)
         figure = plots.plot_images(images, columns, path, row_labels=names)
         if figure is not None and "IPython" in sys.modules:
             from IPython.display import display
 
             display(figure)
+
+    def write_summary(self, grid: np.ndarray, epoch: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        file = io.BytesIO()
+        plots.as_picture(grid).save(file, "PNG")
+        height, width, channels = grid.shape
+        image = summary_pb2.Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
+        )
+        value = summary_pb2.Summary.Value(tag="generated", image=image)
+        summary = summary_pb2.Summary(value=[value])
+        event = event_pb2.Event(step=epoch, wall_time=time.time(), summary=summary)
+        self.writer.add_event(event)
+        self.writer.flush()
+
+
+def _event_writer(folder: pathlib.Path) -> Any:
+    try:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise ImportError(
+            "`log_dir` needs TensorBoard; install it with `pip install tensorboard`."
+        ) from error
+    return EventFileWriter(str(folder))
 
 
 class SaveModel(keras.callbacks.Callback):

@@ -68,12 +68,13 @@ def save_image(image: np.ndarray, path: Path) -> None:
         path: Path of the file, ending in ".png".
     """
     check_suffix(path, [".png"])
-    picture = _as_picture(_check_images(np.asarray(image)[None])[0])
+    picture = as_picture(_check_images(np.asarray(image)[None])[0])
     with write_whole(path) as temporary_path:
         picture.save(temporary_path)
 
 
-def _as_picture(image: np.ndarray) -> "PIL.Image.Image":
+def as_picture(image: np.ndarray) -> "PIL.Image.Image":
+    """An image of `image_grid` as one of Pillow."""
     import PIL.Image
 
     pixels = np.round(255 * image).astype("uint8")
@@ -280,7 +281,7 @@ def _animation_frame(pixels: np.ndarray, scale: int) -> "PIL.Image.Image":
     channels = pixels.shape[-1]
     if channels == 4:
         pixels = 1 + pixels[..., 3:] * (pixels[..., :3] - 1)
-    frame = _as_picture(pixels)
+    frame = as_picture(pixels)
     if channels > 1:
         # Undithered, so that a pixel stays of one colour when enlarged; octrees are fast on noise.
         octree, undithered = PIL.Image.Quantize.FASTOCTREE, PIL.Image.Dither.NONE

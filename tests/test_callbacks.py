@@ -1,4 +1,5 @@
 import csv
+import io
 import os
 import sys
 import types
@@ -58,6 +59,23 @@ def test_grids_start_from_the_same_noise(model, images, monkeypatch):
     for images_of_epoch in grids:
         np.testing.assert_allclose(images_of_epoch, expected, atol=0.05)
     assert np.abs(model.generate(3, 2, seed=6) - expected).mean() > 0.05
+
+
+def test_grids_are_written_to_tensorboard(model, images, tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    grid = callbacks.SampleGrid(6, tmp_path / "grid.png", diffusion_times=1, log_dir=tmp_path)
+    fit(model, images, callbacks=[grid])
+    accumulator = accumulators.EventAccumulator(str(tmp_path / "samples")).Reload()
+    written = accumulator.Images("generated")
+    assert [event.step for event in written] == [1, 2]
+    with PIL.Image.open(io.BytesIO(written[-1].encoded_image_string)) as picture:
+        assert picture.size == (written[-1].width, written[-1].height) == (28, 19)
+
+
+def test_tensorboard_must_be_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
+    with pytest.raises(ImportError, match="`log_dir` needs TensorBoard; install it with"):
+        callbacks.SampleGrid(log_dir=tmp_path)
 
 
 def test_random_noise_is_drawn_once():
