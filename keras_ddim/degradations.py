@@ -140,14 +140,14 @@ def get(identifier: Any) -> Degradation:
 class Known(Wrapper):
     """`pred_images + A⁺ known_mask (known_images - A pred_images)`, and the noises left over.
 
-    An approximation, which knows too little of the known while it decides on the unknown. Of
+    An approximation: unknown pixels are predicted before the known ones have their full effect. Of
     correlated normal images, the mean of unknown pixels comes half to two thirds of the way from
     where it is without the known ones to where it should be, however many steps there are; along
     a list that `keras_ddim.times.renoised` repeats 8 times, more than four fifths of it.
 
     Args:
         denoiser: The `Denoiser` whose predictions are corrected.
-        normalizer: The `keras_ddim.Normalizer` that leads from pixel values to its space.
+        normalizer: The `keras_ddim.Normalizer` from pixel values to its space.
         degradation: What `known_images` are of an image. Defaults to None: `Identity()`.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 

@@ -116,8 +116,8 @@ class Editor(Generator):
 def interpolate(first: Any, second: Any, num_steps: int = 8) -> np.ndarray:
     """`sin((1 - w) θ) / sin(θ) first + sin(w θ) / sin(θ) second`, w from 0 to 1: on the sphere.
 
-    θ is the angle between the two. Of noises, straight lines would lead through images with less
-    noise than the network knows; on the sphere, the norm stays.
+    θ is the angle between the two. Of noises, straight lines would pass through smaller norms
+    than those of training; on the sphere, the norm stays.
 
     Args:
         first: Noise (height, width, channels), or several (num_images, height, width, channels),

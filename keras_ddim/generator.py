@@ -77,19 +77,19 @@ class Generator(Planner):
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: classes drawn at random, by `seed`; for
                 images that begin with, or hold, some that are given, none in particular.
-            guidance_scale: How far predictions are led beyond those without the label (or those of
+            guidance_scale: How far predictions go beyond those without the label (or those of
                 `guide_model`): `without + guidance_scale * (with - without)`. 1 is no guidance, the
-                default; 0 is without the label; 2 leads as far again. Others than 0 and 1 cost two
+                default; 0 is without the label; 2 goes as far again. Others than 0 and 1 cost two
                 evaluations of the network instead of one, in a batch of twice the size.
             guidance_interval: The lowest and the highest diffusion time at which to guide; steps
                 from other times are not guided, and cost no more than without guidance. Defaults
                 to (0, 1).
             guidance_rescale: Part, in [0, 1], to which guided predictions of images get back the
                 standard deviation of unguided ones (Lin et al., 2023). Defaults to 0.
-            guide_model: A weaker `DiffusionModel` of the same images to be led away from instead
+            guide_model: A weaker `DiffusionModel` of the same images to be guided away from instead
                 (autoguidance, Karras et al., 2024), which needs no labels. Defaults to None.
             guidance_fn: Function of predicted images, a tensor (batch, height, width, channels) of
-                pixel values, to a loss for each, (batch,): images are led down its gradient, as
+                pixel values, to a loss for each, (batch,): images are guided down its gradient, as
                 far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
                 None.
             known_images: What is known of the images: an image, or one for each, pixel values in

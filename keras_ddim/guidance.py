@@ -1,7 +1,7 @@
-"""Guidance: predictions led towards a class, away from those of a weaker model, down a gradient.
+"""Guidance: towards a class, away from a weaker model, or down the gradient of a loss.
 
 Denoisers around another one, as in `keras_ddim.denoisers`. The scale is that of Imagen and of most
-libraries: 0 is the guide alone, 1 the denoiser without guidance, above 1 leads beyond it. (Papers
+libraries: 0 is the guide alone, 1 the denoiser without guidance, above 1 extrapolates. (Papers
 that write `1 + ω` have an ω of 0 where this is 1.)
 """
 
@@ -22,7 +22,7 @@ LARGEST_SCALE = 1000
 
 
 class Guidance(NamedTuple):
-    """How predictions are led; see `DiffusionModel.generate`, whose arguments these are.
+    """How predictions are guided; see `DiffusionModel.generate`, whose arguments these are.
 
     Attributes:
         scale: `guidance_scale`.
@@ -45,7 +45,7 @@ class Guidance(NamedTuple):
 
     @property
     def key(self) -> tuple:
-        """What tells denoisers guided so from others, which is not a scale that is an input."""
+        """What identifies denoisers guided so; not the scale, where that is an input."""
         # Of parts that the denoiser keeps, so that no other gets their place in memory.
         loss = None if self.loss is None else id(self.loss)
         if self.scale == 1:
@@ -271,7 +271,7 @@ class GuidedByGradient(Wrapper):
     """`pred_noises + s ∇ loss(pred_images)`, and the images that this leaves over.
 
     The gradient, with respect to the noisy images, passes through the denoiser. The loss is that of
-    an image as the negative log-likelihood is that of a measurement: a larger one leads harder. It
+    an image as the negative log-likelihood is that of a measurement: a larger one guides more. It
     is one evaluation, with its gradient about three times as long.
 
     An approximation: what is predicted is taken for the image itself. For a loss of
@@ -280,7 +280,7 @@ class GuidedByGradient(Wrapper):
 
     Args:
         denoiser: The `Denoiser` that is guided.
-        normalizer: The `keras_ddim.Normalizer` that leads from pixel values to its space.
+        normalizer: The `keras_ddim.Normalizer` from pixel values to its space.
         loss: Function of predicted images, a tensor (batch, height, width, channels) of pixel
             values, mostly in [0, 1], to a loss for each, (batch,), by `keras.ops` or the backend's
             own functions. Those of Keras models need none of their weights' gradients.

@@ -1,7 +1,7 @@
 """Sampling: from noise to images, by a denoiser and a sampler along a list of noise levels.
 
 `sample` is the one loop over levels; `generate` adds batches, noise from seeds, and watchers. Both
-take a `Step`, through which gradients pass, or a `CompiledStep`. To sample a network of one's own:
+take a `Step`, through which gradients pass, or a `CompiledStep`. To sample another network:
 
 ```python
 denoiser = keras_ddim.denoisers.NetworkDenoiser(network, prediction_type="velocity")
@@ -205,7 +205,7 @@ def sample(
 
 
 def _pairs(levels: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """The levels that each step leads from and to."""
+    """The levels that each step starts from and goes to."""
     is_from_clean_images = levels[0] is None
     return list(itertools.pairwise(levels if is_from_clean_images else [*levels, None]))
 
@@ -327,7 +327,7 @@ class CompiledSteps:
 
         Args:
             make_step: Callable without arguments that makes the step.
-            *parts: What tells it from others: a sampler, say, numbers, texts.
+            *parts: What identifies it: a sampler, numbers, texts.
         """
         # Not as Keras would serialize them, which imports TensorFlow whatever the backend.
         key = str([(type(part), repr(part)) for part in parts])

@@ -598,7 +598,7 @@ def test_help_and_version(capsys):
         ([], ""),
         (
             ["train"],
-            "--times TIMES [TIMES ...] of the rows of times.png "
+            "--times TIMES [TIMES ...] times for the rows of times.png "
             "(default: 1 3 5 1.0,0.8,0.5,0.2 20 50)",
         ),
         (["generate"], "(default: generated.png)"),

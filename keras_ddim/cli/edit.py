@@ -1,7 +1,7 @@
 """Generates images like given ones: adds noise to them, and follows a list of times.
 
 The first of the times decides how much is kept: at 0.2 nearly all, at 0.6 colours and places, at 1
-nothing. With a mask, what it shows in white stays as it is, and the rest is made to fit.
+nothing. With a mask, what it shows in white is kept, and the rest is inpainted.
 
 examples:
   keras-ddim edit model.keras photo.png
@@ -31,7 +31,7 @@ def add_options(parser: options.Parser) -> None:
     mask = "file of an image of that size, white where images stay as they are, black elsewhere"
     add("--mask", None, mask)
     add("--label", None, "class to turn them into, by name or number")
-    add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
+    add("--seed", None, "of the noise (default: new images each time)", type=options.seed)
     add("--output", "edited", "folder for the images, which keep their names", type=options.folder)
 
 

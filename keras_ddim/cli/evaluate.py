@@ -42,7 +42,7 @@ def add_options(parser: options.Parser) -> None:
     add("--encoder-weights", "imagenet", weights, type=options.weights)
     size = "of images for inception_v3; 75 is faster"
     add("--encoder-size", 299, size, type=options.whole(75))
-    add("--output", "evaluation", "folder for all that is written", type=options.folder)
+    add("--output", "evaluation", "output folder", type=options.folder)
 
 
 def run(line: options.CommandLine) -> None:

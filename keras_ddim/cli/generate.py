@@ -32,17 +32,12 @@ def add_options(parser: options.Parser) -> None:
     parser.add_sampling("diffusion times", 20)
     add("--num-images", 16, "how many, of each label", type=options.count)
     add("--label", None, "class, by name or number; of several, a row each", nargs="+")
-    add("--seed", None, "for the same images each time, instead of new ones", type=options.seed)
+    add("--seed", None, "of the noise (default: new images each time)", type=options.seed)
     add("--output", "generated.png", "file of the picture", type=options.picture)
-    add("--columns", None, "of the picture, if not a square", type=options.count)
+    add("--columns", None, "of the picture (default: as square as possible)", type=options.count)
     separate = "folder for each image as a file of its own, instead (default: generated)"
     add("--separate", None, separate, type=options.folder, nargs="?", const="generated")
-    add(
-        "--animation",
-        None,
-        "file of a GIF of the way from noise to images, too",
-        type=options.animation,
-    )
+    add("--animation", None, "GIF of the denoising to write, as well", type=options.animation)
 
 
 def run(line: options.CommandLine) -> None:

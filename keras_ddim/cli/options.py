@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         """Adds an option and its default; of `choices`, case does not matter."""
         name = flag.removeprefix("--").replace("-", "_")
         self.defaults[name] = default
-        if default is not None and default is not False:
+        if default is not None and not isinstance(default, bool):
             help += f" (default: {text(name, default)})"
         if choices:
             kwargs |= {"type": choice(choices), "metavar": f"{{{','.join(map(str, choices))}}}"}
@@ -100,17 +100,17 @@ class Parser(argparse.ArgumentParser):
     def add_sampling(self, which: str, default_times: Any, **kwargs: Any) -> None:
         """Adds the model, and the options for how it generates; see `generate_options`."""
         self.add_model()
-        which += ": how many (evenly spaced from 1 down), a list such as 1,0.8,0.5,0.2, or one "
+        which += ": how many, a list such as 1,0.8,0.5,0.2, or one "
         which += "that `optimize-times` has found for the sampler, such as best:5"
         self.add("--times", default_times, which, type=times_or_name, **kwargs)
         names = sorted(samplers.SAMPLERS)
         how = "how to step from time to time (default: unipc, or ddim if times do not decrease)"
         self.add("--sampler", None, how, choices=names)
         names = sorted(schedules.SCHEDULES)
-        self.add("--schedule", None, "of the times, if not that of training", choices=names)
+        self.add("--schedule", None, "noise schedule (default: that of training)", choices=names)
         clips = "none", "static", "dynamic"
-        self.add("--clip", "none", "of predicted images, at each time", choices=clips)
-        scale = "how far to guide beyond images without the label; 1 is not at all (default: "
+        self.add("--clip", "none", "how predicted images are clipped at each time", choices=clips)
+        scale = "of classifier-free guidance; 1 is without (default: "
         scale += f"{GUIDANCE_SCALE}, of a model without classes 1)"
         self.add("--guidance-scale", None, scale, type=between(0, LARGEST_SCALE))
         interval = "diffusion times at which to guide, such as 0.2,0.8 (default: all)"
@@ -208,7 +208,9 @@ def text(name: str, value: Any) -> str:
     """The value of an option as it is written on the command line."""
     if not isinstance(value, (tuple, list)):
         return str(value)
-    separator = {"image_size": "x", "times": " "}.get(name, ",")
+    separator = {"image_size": "x", "times": " ", "num_times": " "}.get(name, ",")
+    if all(isinstance(part, float) for part in value):  # one list, not several
+        separator = ","
     return separator.join(text("", part) for part in value)
 
 

@@ -56,15 +56,15 @@ def add_options(parser: options.Parser) -> None:
     add = parser.add
     parser.section("images")
     parser.add_data("kept for validation, if not as the data suggests")
-    add("--image-size", (32, 32), "64, or height x width such as 48x96", type=options.size)
-    add("--channels", None, "of the images, if not as in the data", choices=(1, 3, 4))
+    add("--image-size", (32, 32), "pixels: 64, or height x width such as 48x96", type=options.size)
+    add("--channels", None, "number of channels (default: as in the data)", choices=(1, 3, 4))
     classes = "train on classes, too: those of the data, or of a folder the sub-folders (default: "
     classes += "of the flowers that are drawn)"
     add("--labels", None, classes, action=argparse.BooleanOptionalAction)
     add("--flip", False, "mirror at random", action=argparse.BooleanOptionalAction)
     add("--repetitions", 1, "passes through the data in an epoch", type=options.count)
-    add("--num-images", None, "to use, if not all (or 20000 flowers)", type=options.count)
-    add("--cache", "memory", "of prepared images: 'memory', 'none', or a file name's beginning")
+    add("--num-images", None, "to use (default: all, or 20000 flowers)", type=options.count)
+    add("--cache", "memory", "where prepared images are kept: memory, none, or a path")
 
     parser.section("model")
     preset = "model or preset to begin with; it decides on size and network: "
@@ -75,20 +75,20 @@ def add_options(parser: options.Parser) -> None:
     types = noise_levels.PREDICTION_TYPES
     add("--prediction-type", "velocity", "what the network predicts", choices=types)
     policies = "float32", "mixed_float16", "mixed_bfloat16"
-    add("--dtype-policy", "float32", "the others are faster on GPUs", choices=policies)
+    add("--dtype-policy", "float32", "precision; mixed ones are faster on GPUs", choices=policies)
 
     parser.section("training")
     add("--epochs", 4, "in total, also with --resume", type=options.count)
-    add("--steps-per-epoch", None, "if not once through the data", type=options.count)
+    add("--steps-per-epoch", None, "(default: once through the data)", type=options.count)
     add("--batch-size", 16, "images in a step", type=options.count)
     rate = "at its highest; it falls to zero in the last epoch"
     add("--learning-rate", recipes.LEARNING_RATE, rate, type=options.positive_number)
     add("--seed", 0, "makes the run reproducible", type=options.seed)
 
     parser.section("output")
-    add("--output", "keras-ddim-output", "folder for all that is written", type=options.folder)
+    add("--output", "keras-ddim-output", "output folder", type=options.folder)
     lists = 1, 3, 5, (1.0, 0.8, 0.5, 0.2), 20, 50
-    add("--times", lists, "of the rows of times.png", type=options.times, nargs="+")
+    add("--times", lists, "times for the rows of times.png", type=options.times, nargs="+")
     pictures = "draw samples.png, times.png and history.png at the end"
     add("--pictures", True, pictures, action=argparse.BooleanOptionalAction)
     add("--resume", False, "continue the run in that folder, as it was", action="store_true")
