@@ -22,7 +22,7 @@ from keras_ddim import callbacks, cli, encoders, optimal_times, plots
 
 TINY = [
     *("--num-images", "64", "--image-size", "8", "--batch-size", "16"),
-    *("--widths", "8", "--block-depth", "1"),
+    *("--widths", "8", "--block-depth", "1", "--no-labels"),
 ]
 TIMES = ["--times", "2", "1,0.5", "1"]
 
@@ -127,7 +127,7 @@ def test_resuming_continues_as_before(run, capsys):
     assert (run / "samples" / "epoch_003.png").exists()
     output = capsys.readouterr().out
     assert "epochs 3 to 4" in output and str(run / "samples.png") in output
-    assert f"Next: keras-ddim generate {run} --seed 0 --num-images 64\n" in output
+    assert f"Next: keras-ddim generate {run} --num-images 64 --seed 0\n" in output
 
 
 @pytest.mark.parametrize(
@@ -577,6 +577,7 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
 def test_fine_tuning_goes_on_from_a_preset(trained, tmp_path, capsys):
     output = tmp_path / "fine-tuned"
     arguments = ["--from-preset", str(trained / "model.keras"), "--num-images", "32"]
+    arguments += ["--no-labels"]
     arguments += ["--epochs", "1", "--learning-rate", "1e-9", *TIMES, "--output", str(output)]
     assert cli.main(["train", *arguments]) == 0
     assert [row["epoch"] for row in history_of(output)] == ["1"]

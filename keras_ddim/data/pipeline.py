@@ -206,6 +206,7 @@ def endless(items: tf.data.Dataset, seed: int, first: int) -> tf.data.Dataset:
     count, buffer = int(items.cardinality()), _shuffle_buffer(items)
 
     def shuffled(number: tf.Tensor) -> tf.data.Dataset:
+        tf.random.set_seed(1)  # of this function's graph, whatever it is elsewhere
         key = tf.stack([tf.constant(seed, tf.int64), number])
         return items.shuffle(buffer, tf.random.stateless_uniform((), key, None, None, tf.int64))
 

@@ -3,17 +3,18 @@
     python tests/benchmarks/kills.py --kills 50 --seed 0
 
 A tiny training is run once without any disturbance, and again and again with one: at a moment drawn
-from the time that the undisturbed run took, the process is killed (SIGKILL), interrupted (Ctrl-C),
-or may write small files only (as on a full disk). Then it is resumed. Each time the folder must be
-that of the undisturbed run: the same files, all of them equal to the last bit, with the same
-weights, optimizer, random numbers, history and options in the model. After Ctrl-C and on the full
-disk the message must be one line, and the exit code 130 and 2.
+from all phases, of which each new model begins another, the process is killed (SIGKILL),
+interrupted (Ctrl-C), or may write small files only (as on a full disk). Then it is resumed. Each
+time the folder must be that of the undisturbed run: the same files, all of them equal to the last
+bit, with the same weights, optimizer, random numbers, history and options in the model. After
+Ctrl-C and on the full disk the message must be one line, and the exit code 130 and 2.
 
 Each training is a process of its own, forked from one that has imported everything.
 """
 
 import argparse
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -34,7 +35,7 @@ OPTIONS = [
 ]
 FAULTS = "SIGKILL", "SIGINT", "full disk"
 EXIT_CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 2}
-MOST_BYTES = 100_000  # of a file on the full disk; the model's has about twice as many
+MOST_BYTES = 1_000, 100_000  # of a file on the full disk; the model's has more
 
 
 def main() -> None:
@@ -57,21 +58,21 @@ def check(num_kills: int, seed: int, folder: pathlib.Path) -> dict[str, int]:
 
     rng = random.Random(seed)
     undisturbed = folder / "undisturbed"
-    start = time.monotonic()
-    assert end_of(train(undisturbed)) == 0, (folder / "errors").read_text()
-    seconds = time.monotonic() - start
-    print(
-        f"undisturbed: {seconds:.1f} s, {len(contents(undisturbed))} parts to compare", flush=True
-    )
+    ended, moments = watch(train(undisturbed), undisturbed / "model.keras")
+    assert ended == 0, (folder / "errors").read_text()
+    lengths = [after - before for before, after in itertools.pairwise(moments)]
+    parts = len(contents(undisturbed))
+    print(f"undisturbed: {moments[-1]:.1f} s, {parts} parts to compare", flush=True)
     counts = dict.fromkeys((*FAULTS, "without model"), 0)
     number = 0
     while number < num_kills:
         fault, run = FAULTS[number % len(FAULTS)], folder / f"run{number}"
-        delay = rng.uniform(0, 1.2 * seconds)
+        phase = rng.randrange(len(lengths))
+        delay = rng.uniform(0, lengths[phase])
         process = train(run)
-        ended = wait(process, delay)
+        ended, _ = watch(process, run / "model.keras", phase, delay)
         if ended is None:
-            disturb(process, fault)
+            disturb(process, fault, rng.choice(MOST_BYTES))
             ended = end_of(process)
         message = (folder / "errors").read_text().strip().splitlines()
         if ended == 0:  # too late, or the disk was full only after the last file
@@ -89,7 +90,7 @@ def check(num_kills: int, seed: int, folder: pathlib.Path) -> dict[str, int]:
             ended = end_of(train(run, "--resume") if (run / "model.keras").exists() else train(run))
             assert ended == 0, (fault, delay, (folder / "errors").read_text())
         compare(undisturbed, run)
-        print(f"{number:3} {fault:9} after {delay:5.2f} s {outcome}: equal", flush=True)
+        print(f"{number:3} {fault:9} phase {phase} + {delay:5.2f} s, {outcome}: equal", flush=True)
     print(counts)
     return counts
 
@@ -120,24 +121,36 @@ def train(folder: pathlib.Path, *more: str) -> int:
         os._exit(70)
 
 
-def wait(process: int, seconds: float) -> int | None:
-    """The exit code of a process that ends within so many seconds, or None."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def watch(
+    process: int, path: pathlib.Path, phase: int | None = None, delay: float = 0.0
+) -> tuple[int | None, list[float]]:
+    """Waits for the end of a process, or for so many seconds of a phase.
+
+    Returns:
+        The exit code, or None; and the moments at which the phases seen began, and the end.
+    """
+    start = time.monotonic()
+    moments, model, ended = [0.0], None, 0
+    while not ended:
+        now = time.monotonic() - start
+        written = path.stat().st_mtime_ns if path.exists() else None
+        if written != model:
+            model = written
+            moments.append(now)
+        if phase is not None and len(moments) > phase and now > moments[phase] + delay:
+            return None, moments
+        time.sleep(0.001)
         ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    return None
+    return os.waitstatus_to_exitcode(status), [*moments, time.monotonic() - start]
 
 
 def end_of(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def disturb(process: int, fault: str) -> None:
+def disturb(process: int, fault: str, most_bytes: int) -> None:
     if fault == "full disk":
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     else:
         os.kill(process, getattr(signal, fault))
 
