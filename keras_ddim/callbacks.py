@@ -202,7 +202,7 @@ class ImageMetrics(keras.callbacks.Callback):
         if not names or len(names) < len(self.metrics):
             raise ValueError(
                 "`metrics` must be a list of `keras_ddim.metrics.ImageMetric`s, each with a `name` "
-                f"of its own, such as [keras_ddim.KID()]. Received: metrics={metrics!r}"
+                f"of its own, such as [keras_ddim.KID()]. Received: metrics={checks.brief(metrics)}"
             )
         self.real_images = real_images
         self.num_images = (

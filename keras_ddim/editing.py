@@ -97,7 +97,7 @@ class Editor(Generator):
         if not (np.diff(times) < 0).all():
             raise ValueError(
                 "`diffusion_times` must decrease strictly to be inverted. "
-                f"Received: diffusion_times={diffusion_times!r}"
+                f"Received: diffusion_times={checks.brief(diffusion_times)}"
             )
         if batch_size is not None:
             batch_size = checks.check_count("batch_size", batch_size)

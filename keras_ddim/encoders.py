@@ -140,7 +140,7 @@ def train_classifier(
     if not isinstance(getattr(images, "element_spec", None), tuple):
         raise ValueError(
             "`images` must be a `tf.data.Dataset` of batches (images, labels). "
-            f"Received: images={images!r}"
+            f"Received: images={checks.brief(images)}"
         )
     if num_classes is None:
         num_classes = len(getattr(images, "class_names", None) or ())
@@ -182,7 +182,7 @@ def get(identifier: Encoder | str | os.PathLike) -> Encoder:
         return load_classifier(identifier)
     raise ValueError(
         "`encoder` must be 'inception_v3', the path of a '.keras' file that `Classifier.save` "
-        f"wrote, or a callable. Received: encoder={identifier!r}"
+        f"wrote, or a callable. Received: encoder={checks.brief(identifier)}"
     )
 
 

@@ -168,6 +168,7 @@ class DiffusionModel(Editor, ImageTrainer):
                 seed=seed,
                 dtype=policy,
             )
+        checks.check_keras()
         self.image_shape = checks.check_network(network, image_shape, images_seen)
         self.class_names = checks.check_class_names(class_names, network)
         self.label_dropout = checks.check_number("label_dropout", label_dropout, 0, 1)

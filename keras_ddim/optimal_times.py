@@ -469,7 +469,7 @@ def explain_times(
     if not sampling.decrease(levels):
         raise ValueError(
             "`diffusion_times` must decrease strictly to be explained. "
-            f"Received: diffusion_times={diffusion_times!r}"
+            f"Received: diffusion_times={checks.brief(diffusion_times)}"
         )
     recorder = sampling.Recorder()
     images = optimizer.follow(times, TEST, watchers=[recorder])
@@ -519,6 +519,6 @@ def check_ends(ends: Any) -> tuple[float | None, float | None]:
     if not decreasing:
         raise ValueError(
             "`ends` must be two times in [0, 1], the larger one first, or None where free. "
-            f"Received: ends={ends!r}"
+            f"Received: ends={checks.brief(ends)}"
         )
     return first, last

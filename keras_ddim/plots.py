@@ -108,7 +108,8 @@ def plot_images(
     rows = math.ceil(len(images) / columns)
     if len(row_labels) not in (0, rows):
         raise ValueError(
-            f"`row_labels` must be as many as rows, {rows}. Received: row_labels={row_labels!r}"
+            f"`row_labels` must be as many as rows, {rows}. "
+            f"Received: row_labels={checks.brief(row_labels)}"
         )
     grid = image_grid(images, columns)
     factor = min(GRID_PIXELS // max(grid.shape[:2]), IMAGE_PIXELS // max(images.shape[1:3]))
@@ -262,7 +263,9 @@ def _save_frames(
 ) -> None:
     """Writes a GIF of frames, the last of which is shown for longer if `last_frame` is given."""
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
-        raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
+        raise ValueError(
+            f"`seconds` must be a number in (0, 600]. Received: seconds={checks.brief(seconds)}"
+        )
     steps = len(frames) if last_frame is None else len(frames) - 1
     durations = [max(seconds / steps, SHORTEST_FRAME)] * steps
     durations += [] if last_frame is None else [last_frame]
@@ -488,5 +491,5 @@ def _history_columns(history: Any) -> dict[str, Any]:
         return history
     raise ValueError(
         "`history` must be what `fit` returned, its `history` dictionary, or the path of a CSV "
-        f"file. Received: history={history!r}"
+        f"file. Received: history={checks.brief(history)}"
     )

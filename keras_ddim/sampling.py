@@ -552,7 +552,7 @@ def check_generate_options(options: dict) -> dict:
         if name not in GENERATE_CHECKS:
             raise ValueError(
                 f"`{name}` is no option of `generate`; these are {', '.join(GENERATE_CHECKS)}. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={checks.brief(value)}"
             )
         GENERATE_CHECKS[name](value)
     return options
