@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_ddim import checks, plots
-from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.files import Path, check_path, check_suffix, write_whole
 from keras_ddim.metrics import ImageMetric, update
 from keras_ddim.sampling import check_generate_options
 
@@ -139,6 +139,7 @@ class SaveHistory(keras.callbacks.Callback):
     """
 
     def __init__(self, path: Path, append: bool = False) -> None:
+        check_path(path)
         super().__init__()
         self.path = pathlib.Path(path)
         self.append = append

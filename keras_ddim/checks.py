@@ -35,6 +35,7 @@ class _Brief(reprlib.Repr):
 
     def __init__(self) -> None:
         super().__init__()
+        self.maxlevel = 4
         self.maxstring = self.maxother = self.maxlong = 120
         self.maxlist = self.maxtuple = self.maxdict = 12
 
@@ -46,7 +47,8 @@ class _Brief(reprlib.Repr):
 
 def brief(value: Any) -> str:
     """What a message says that was received: one short line."""
-    return " ".join(_Brief().repr(value).split())
+    text = " ".join(_Brief().repr(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 # Numbers and shapes
@@ -120,6 +122,16 @@ def check_array(name: str, values: Any, allowed: str = "an array") -> np.ndarray
             f"`{name}` must be {allowed}, of real numbers. Received: {what}{name}={brief(values)}"
         )
     return np.asarray(array)
+
+
+def check_mapping(name: str, value: Any) -> dict:
+    """`value` as a dictionary whose keys are texts, at least one."""
+    if not hasattr(value, "items") or not value or not all(isinstance(k, str) for k in value):
+        raise ValueError(
+            f"`{name}` must be a dictionary with at least one text as key. "
+            f"Received: {name}={brief(value)}"
+        )
+    return dict(value)
 
 
 def check_choice(name: str, value: Any, allowed: Any) -> Any:
@@ -213,6 +225,15 @@ def check_network(
             f"Received: image_shape={image_shape}"
         )
     return image_shape
+
+
+def check_model(name: str, model: Any) -> Any:
+    """`model`, which must be a `DiffusionModel`, or another that makes denoisers."""
+    if not hasattr(model, "make_denoiser") or isinstance(model, type):
+        raise ValueError(
+            f"`{name}` must be a `keras_ddim.DiffusionModel`. Received: {name}={brief(model)}"
+        )
+    return model
 
 
 # Labels

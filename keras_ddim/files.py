@@ -37,6 +37,7 @@ def write_whole(path: Path) -> Iterator[pathlib.Path]:
         model.save(temporary_path)
     ```
     """
+    check_path(path)
     # A link stays a link: what it points to is replaced.
     path = pathlib.Path(os.path.realpath(path))
     if path.is_dir():  # said before the work rather than after it

@@ -99,11 +99,8 @@ def check_guidance(
             "`guidance_interval` must be two diffusion times in [0, 1], the lower one first. "
             f"Received: guidance_interval={checks.brief(interval)}"
         )
-    if model is not None and not hasattr(model, "make_denoiser"):
-        raise ValueError(
-            "`guide_model` must be a `keras_ddim.DiffusionModel`. "
-            f"Received: guide_model={checks.brief(model)}"
-        )
+    if model is not None:
+        checks.check_model("guide_model", model)
     if loss is not None and not callable(loss):
         raise ValueError(
             "`guidance_fn` must be a function of predicted images that returns a loss for each. "

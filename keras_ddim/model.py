@@ -226,7 +226,7 @@ class DiffusionModel(Editor, ImageTrainer):
         allowed = f"`preset` must be one of {presets.names()} or a saved `DiffusionModel`."
         try:
             model = keras.saving.load_model(presets.path_of(preset))
-        except (ValueError, OSError) as error:
+        except presets.UNREADABLE as error:
             raise ValueError(f"{allowed} Received: preset={str(preset)!r}") from error
         if not isinstance(model, cls):
             raise ValueError(

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import check_array, check_choice, check_number
+from keras_ddim.checks import brief, check_array, check_choice, check_number
 
 PREDICTION_TYPES = ("noise", "image", "velocity", "flow")
 WEIGHTINGS = (None, "noise", "image", "velocity", "flow", "truncated_snr", "min_snr")
@@ -68,8 +68,13 @@ def as_float(values: Any) -> Any:
     """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
     if not isinstance(values, keras.KerasTensor):
         if not ops.is_tensor(values):
-            values = check_array("log_snr` or `diffusion_times", values)
+            values = check_array("log_snr or diffusion_times", values)
         values = ops.convert_to_tensor(values)
+    if not any(kind in str(values.dtype) for kind in ("float", "int", "bool")):
+        raise ValueError(
+            "`log_snr` or `diffusion_times` must be numbers. "
+            f"Received: log_snr or diffusion_times={brief(values)}"
+        )
     if keras.backend.standardize_dtype(values.dtype) == "float64":
         return values
     return ops.cast(values, "float32")

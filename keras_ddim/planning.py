@@ -207,7 +207,7 @@ class Planner:
         """
         sampler = DEFAULT_SAMPLER if sampler is None else samplers_by_name.get(sampler)
         kept = self.metadata.get(KEPT_LISTS, {})
-        levels = kept.get(repr(sampler), {}).get(name)
+        levels = kept.get(repr(sampler), {}).get(name) if isinstance(name, str) else None
         if levels is None:
             names = (f"{', '.join(map(repr, named))} for {each}" for each, named in kept.items())
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_ddim.checks import check_count
+from keras_ddim.checks import check_count, check_model, check_number
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet
 from keras_ddim.preconditioning import SpectralPreconditioning
@@ -100,6 +100,7 @@ def compile_for(
     keras_ddim.recipes.compile_for(model, num_steps=1000)
     ```
     """
+    check_model("model", model)
     # Without weight decay, which decided nothing, and for which Keras computes the schedule anew
     # for each weight.
     optimizer = keras.optimizers.Adam(
@@ -125,6 +126,7 @@ def learning_rate_schedule(
         [Loshchilov & Hutter, 2016](https://arxiv.org/abs/1608.03983)
     """
     num_steps = check_count("num_steps", num_steps)
+    learning_rate = check_number("learning_rate", learning_rate, above=0)
     warm_up = num_steps // 20
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warm_up else learning_rate,

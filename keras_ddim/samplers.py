@@ -221,7 +221,7 @@ class Euler(Sampler):
         noise_scale: float = 1.0,
     ) -> None:
         self.churn = check_number("churn", churn, 0, math.sqrt(2) - 1)
-        self.churn_min_sigma = check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
+        self.churn_min_sigma = check_number("churn_min_sigma", churn_min_sigma, 0)
         if churn_max_sigma is not None:
             churn_max_sigma = check_number(
                 "churn_max_sigma", churn_max_sigma, self.churn_min_sigma, math.inf

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ddim import checks
+from keras_ddim.files import check_path
 from keras_ddim.guard import (
     StopWhereLossIsNotFinite,
     check_loss,
@@ -127,7 +128,7 @@ class ImageTrainer(keras.Model):
                 step.
         """
         x = self._prepare(x, y, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
-        y = _weighted(x, y, **kwargs)
+        y = self._targets(x, y, **kwargs)
         validation_data = kwargs.get("validation_data")
         if validation_data is not None:
             checks.check_images("validation_data", validation_data, self.image_shape)
@@ -155,22 +156,24 @@ class ImageTrainer(keras.Model):
             ValueError: As `fit`.
         """
         x = self._prepare(x, y, kwargs.get("steps"), kwargs.get("verbose", "auto"))
-        y = _weighted(x, y, **kwargs)
+        y = self._targets(x, y, **kwargs)
         if "_use_cached_eval_dataset" not in kwargs:  # else as part of `fit`, which is guarded
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"))
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""
+        checks.check_array("x", x)
         x = self._prepare(x, y, verbose=0)
-        logs = super().train_on_batch(x, _weighted(x, y, *args, **kwargs), *args, **kwargs)
+        logs = super().train_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The losses on a batch of images; see `keras.Model.test_on_batch`."""
+        checks.check_array("x", x)
         x = self._prepare(x, y, verbose=0)
-        logs = super().test_on_batch(x, _weighted(x, y, *args, **kwargs), *args, **kwargs)
+        logs = super().test_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
@@ -193,6 +196,7 @@ class ImageTrainer(keras.Model):
                 "`save` must come before `quantize`: what is quantized, files do not say. "
                 f"Received: {self.name} with quantized layers"
             )
+        check_path(filepath, "filepath")
         super().save(filepath, *args, **kwargs)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -274,22 +278,27 @@ class ImageTrainer(keras.Model):
             x = (self._checked(batch if isinstance(batch, tuple) else (batch,)) for batch in x)
         return x
 
+    def _targets(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """What Keras is to hold for the targets of arrays: labels, or something in their place.
+
+        Where there are none, it would drop the weights of images.
+        """
+        if self.class_names or not hasattr(x, "shape"):
+            return y
+        if class_weight is not None:
+            raise ValueError(
+                "`class_weight` must be None for a model whose network takes no labels. "
+                f"Received: class_weight={checks.brief(class_weight)}"
+            )
+        return None if sample_weight is None else np.zeros(len(x), "float32")
+
     def _checked(self, batch: tuple) -> tuple:
         """A generator's batch, which may turn out to lack labels."""
         if self.class_names:
             checks.check_labelled("x", batch)
         return batch
-
-
-def _weighted(
-    x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, **kwargs: Any
-) -> Any:
-    """`y`, or something in its place: where there is none, Keras drops the weights of images."""
-    if y is not None or not hasattr(x, "shape") or (sample_weight is None and class_weight is None):
-        return y
-    if class_weight is not None:
-        raise ValueError("`class_weight` must be None where there is no `y`. Received: y=None")
-    return np.zeros(len(x), "float32")
 
 
 def check_part(name: str, identifier: Any, get: Callable) -> Any:

@@ -119,13 +119,17 @@ VALID: dict[str, Any] = {
     "function": lambda: lambda values: (values.sum(), values),
     "options": dict,
 }
-# Not called: what holds values, what Keras calls, what trains or downloads whatever it is handed.
+# Not called: what holds values, what Keras calls, what trains or downloads whatever it is handed,
+# and the innermost functions of tensors, which run in compiled functions and say so.
 LEFT_OUT = {
     *("Trajectory", "Sampler", "Schedule", "callbacks.Logs", "sampling.Visit", "samplers.History"),
     *("sampling.Trajectory", "guidance.Guidance", "optimal_times.Explanation", "editing.Editor"),
     *("sampling.CompiledStep", "sampling.CompiledSteps", "sampling.sample", "denoisers.predict"),
     *("sampling.count_evaluations", "sampling.decrease", "guidance.with_gradient"),
     *("denoisers.Denoiser", "encoders.InceptionV3", "sampling.Recorder", "metrics.Points"),
+    *("noise_levels.mix", "noise_levels.separate", "noise_levels.target", "noise_levels.rates"),
+    *("noise_levels.times_to_timesteps", "noise_levels.timesteps_to_times", "noise_levels.finite"),
+    "noise_levels.as_float",
     *("optimal_times.Optimizer", "metrics.ImageMetric", "schedules.TimestepSchedule"),
 }
 METHODS = (
@@ -133,7 +137,7 @@ METHODS = (
     *("from_preset", "keep_times", "kept_times", "train_on_batch", "test_on_batch", "save"),
 )
 # Of tensors, whose values a compiled function cannot look at.
-OF_TENSORS = ("noise_levels.", "schedule.", "conditioning(", "normalizer(")
+OF_TENSORS = ("noise_levels.", "schedule.", "conditioning(")
 
 pixels = np.random.default_rng(0).random((2, 8, 8, 3)).astype("float32")
 
@@ -178,7 +182,6 @@ def targets() -> dict[str, Callable[[], Callable]]:
     add("schedule.diffusion_times", part.diffusion_times)
     add("schedule.rates", part.rates)
     found["conditioning()"] = lambda: lambda log_snr: conditioning(log_snr)
-    found["normalizer()"] = lambda: lambda images: make_model().normalizer(images)
     found["normalizer.adapt"] = lambda: make_model().normalizer.adapt
     return found
 
@@ -295,7 +298,10 @@ def call(rng: random.Random, state: dict) -> Iterator[str]:
     def run() -> Any:
         return function(*positional, **kept)
 
-    yield from outcome(run, list(arguments), nan_is_odd=not name.startswith(OF_TENSORS))
+    names_given = "log_snr" if name.startswith("schedule.") else ""
+    # What `samplers.get` is handed is called `sampler` elsewhere, and by it.
+    names = [*arguments, name.split(".")[0].rstrip("s"), names_given or "$"]
+    yield from outcome(run, names, nan_is_odd=not name.startswith(OF_TENSORS))
 
 
 def has_nan(value: Any) -> bool:
@@ -596,7 +602,7 @@ def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[s
             open(os.path.join(folder, "stderr"), "w") as errors,
             subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors) as worker,
         ):
-            description, ended = None, "crash"
+            first, description, ended = number, None, "crash"
             while True:
                 seconds = SECONDS if description else 10 * SECONDS
                 assert worker.stdout is not None
@@ -614,9 +620,9 @@ def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[s
                 yield description, text
                 description, number = None, number + 1
         if number < count:
-            if description is None:
+            if description is None and number == first:
                 raise RuntimeError(pathlib.Path(folder, "stderr").read_text()[-2000:])
-            yield description, ended
+            yield description or "between cases", ended
             number += 1
 
 
