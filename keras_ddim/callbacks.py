@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_ddim import checks, plots
-from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.files import Path, check_path, check_suffix, write_whole
 from keras_ddim.metrics import ImageMetric, update
 from keras_ddim.sampling import check_generate_options
 
@@ -198,6 +198,7 @@ class SaveHistory(keras.callbacks.Callback):
     """
 
     def __init__(self, path: Path) -> None:
+        check_path(path)
         super().__init__()
         self.path = path
 
@@ -256,7 +257,7 @@ class ImageMetrics(keras.callbacks.Callback):
         if not names or len(names) < len(self.metrics):
             raise ValueError(
                 "`metrics` must be a list of `keras_ddim.metrics.ImageMetric`s, each with a `name` "
-                f"of its own, such as [keras_ddim.KID()]. Received: metrics={metrics!r}"
+                f"of its own, such as [keras_ddim.KID()]. Received: metrics={checks.brief(metrics)}"
             )
         self.real_images = real_images
         self.num_images = (

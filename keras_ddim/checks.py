@@ -6,6 +6,9 @@ that names the argument, the value received and what is allowed.
 
 import json
 import math
+import numbers
+import reprlib
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -17,53 +20,130 @@ from keras import ops
 # Antialiased resizing may leave [0, 1] by rounding, never by this much.
 RANGE_TOLERANCE = 1e-3
 ALLOWED_IMAGES = "Images must be finite floats in [0, 1], or integers in 0..255"
+# Files come from anybody, and a few bytes of them may ask for any size. Beyond all that is made:
+LARGEST_COUNT = 10_000_000
+LARGEST_SEED = 2**32 - 1  # of Keras
+LARGEST_LIST = 100_000  # of times, of timesteps
+LARGEST_IMAGE = 2**24  # values, such as of 2048×2048×4
+
+
+# Values in messages
+
+
+class _Brief(reprlib.Repr):
+    """`repr` of anything, cut short: arrays by their shape, what is nested, long or endless."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlist = self.maxtuple = self.maxdict = 12
+
+    def repr1(self, x: Any, level: int) -> str:
+        if getattr(x, "shape", ()) and hasattr(x, "dtype"):
+            return f"{type(x).__name__} of shape {tuple(x.shape)} and dtype {x.dtype}"
+        return super().repr1(x, level)
+
+
+def brief(value: Any) -> str:
+    """What a message says that was received: one short line."""
+    text = " ".join(_Brief().repr(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 # Numbers and shapes
 
 
-def check_integers(name: str, values: Any) -> tuple[int, ...]:
+def check_integers(name: str, values: Any, most: int = LARGEST_COUNT) -> tuple[int, ...]:
     """`values` as a tuple of positive ints."""
     sequence = tuple(values) if isinstance(values, (tuple, list, np.ndarray)) else ()
-    integers = [v for v in sequence if isinstance(v, (int, np.integer)) and v is not True and v > 0]
-    if not sequence or len(integers) != len(sequence):
+    if not sequence or not all(_is_integer(value) and 1 <= value <= most for value in sequence):
         raise ValueError(
-            f"`{name}` must be made of integers of at least 1. Received: {name}={values!r}"
+            f"`{name}` must be made of integers of at least 1, and at most {most:,}. "
+            f"Received: {name}={brief(values)}"
         )
-    return tuple(int(value) for value in integers)
+    return tuple(int(value) for value in sequence)
 
 
-def check_count(name: str, value: Any) -> int:
-    """`value` as a positive int."""
-    if not isinstance(value, (int, np.integer)) or value is True or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+def check_count(name: str, value: Any, least: int = 1, most: int = LARGEST_COUNT) -> int:
+    """`value` as an int of at least `least` and at most `most`."""
+    if not _is_integer(value) or not least <= value <= most:
+        is_too_large = _is_integer(value) and value > most
+        allowed = f"at most {most:,}" if is_too_large else f"at least {least}"
+        raise ValueError(
+            f"`{name}` must be an integer of {allowed}. Received: {name}={brief(value)}"
+        )
     return int(value)
 
 
-def check_number(name: str, value: Any, low: float, high: float) -> float:
-    """`value` as a float, which must be finite and lie in [low, high]."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or not math.isfinite(value):
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """`value` as a finite float in [low, high] that is above `above` and below `below`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # NaN, which compares as False, is refused, as are integers too large for a float.
+    is_finite = is_number and abs(value) <= sys.float_info.max
+    if is_finite and low <= value <= high and above < value < below:
+        return float(value)
+    bounds = {"of at least": low, "above": above, "of at most": high, "below": below}
+    allowed = [f" {word} {bound:.4g}" for word, bound in bounds.items() if math.isfinite(bound)]
+    raise ValueError(
+        f"`{name}` must be a finite number{' and'.join(allowed)}. Received: {name}={brief(value)}"
+    )
+
+
+def check_array(name: str, values: Any, allowed: str = "an array") -> np.ndarray:
+    """`values` as a NumPy array of real numbers, none of them masked.
+
+    Args:
+        name: Name of the argument.
+        values: An array, a tensor of any backend, or nested lists.
+        allowed: What they must be, for the message.
+    """
+    try:
+        array = np.asanyarray(_to_numpy(values))
+    except (TypeError, ValueError, RecursionError):  # lists of different lengths, or nested deeply
+        array = np.array(None)
+    if array.dtype.name == "bfloat16":  # which NumPy has no kind for
+        array = array.astype("float32")
+    if array.dtype.kind not in "biuf" or np.ma.is_masked(array):
+        what = "masked values in " if np.ma.is_masked(array) else ""
         raise ValueError(
-            f"`{name}` must be a number in [{low:.4g}, {high:.4g}]. Received: {name}={value!r}"
+            f"`{name}` must be {allowed}, of real numbers. Received: {what}{name}={brief(values)}"
         )
-    return float(value)
+    return np.asarray(array)
+
+
+def check_mapping(name: str, value: Any) -> dict:
+    """`value` as a dictionary whose keys are texts, at least one."""
+    if not hasattr(value, "items") or not value or not all(isinstance(k, str) for k in value):
+        raise ValueError(
+            f"`{name}` must be a dictionary with at least one text as key. "
+            f"Received: {name}={brief(value)}"
+        )
+    return dict(value)
 
 
 def check_choice(name: str, value: Any, allowed: Any) -> Any:
     """`value`, which must be one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
+    if not isinstance(value, (str, int, type(None))) or value not in allowed:
+        raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={brief(value)}")
     return value
 
 
 def check_seed(seed: Any) -> int | None:
     """`seed` as an int of at least 0, or None."""
-    if seed is None:
-        return None
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
-    return int(seed)
+    return None if seed is None else check_count("seed", seed, 0, LARGEST_SEED)
 
 
 def check_metadata(metadata: Any) -> dict:
@@ -71,13 +151,15 @@ def check_metadata(metadata: Any) -> dict:
     metadata = {} if metadata is None else metadata
     try:
         json.dumps(metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"`metadata` must be a dictionary that JSON can hold. Received: {error}"
+            "`metadata` must be a dictionary that JSON can hold. "
+            f"Received: metadata={brief(metadata)} ({brief(str(error))})"
         ) from None
     if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
         raise ValueError(
-            f"`metadata` must be a dictionary whose keys are texts. Received: metadata={metadata!r}"
+            "`metadata` must be a dictionary whose keys are texts. "
+            f"Received: metadata={brief(metadata)}"
         )
     return metadata
 
@@ -87,10 +169,29 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
         raise ValueError(
             "`image_shape` must be (height, width, channels), such as (64, 64, 3). "
-            f"Received: image_shape={image_shape!r}"
+            f"Received: image_shape={brief(image_shape)}"
         )
     height, width, channels = check_integers("image_shape", image_shape)
+    if height * width * channels > LARGEST_IMAGE or max(height, width) > 2**13:
+        raise ValueError(
+            f"`image_shape` must be of at most {LARGEST_IMAGE:,} values, and sides of at most "
+            f"{2**13:,}. Received: image_shape={image_shape}"
+        )
     return height, width, channels
+
+
+def check_keras() -> None:
+    """Raises unless Keras is set to the one kind of numbers and images that there is here."""
+    settings = {
+        "floatx": (keras.config.floatx(), "float32"),
+        "image_data_format": (keras.config.image_data_format(), "channels_last"),
+    }
+    for name, (value, allowed) in settings.items():
+        if value != allowed:
+            raise ValueError(
+                f"`keras.config.{name}()` must be {allowed!r}; for half precision, see the "
+                f"argument `dtype`. Received: {name}={value!r}"
+            )
 
 
 def check_network(
@@ -101,7 +202,7 @@ def check_network(
     Of `images_seen` images, laid over each other, the first input has the channels.
     """
     if not isinstance(network, keras.Model):
-        raise ValueError(f"`network` must be a `keras.Model`. Received: network={network!r}")
+        raise ValueError(f"`network` must be a `keras.Model`. Received: network={brief(network)}")
     input_shapes = [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
     output_shapes = [tuple(x.shape[1:]) for x in getattr(network, "outputs", None) or ()]
     others = input_shapes[1:]
@@ -124,6 +225,15 @@ def check_network(
             f"Received: image_shape={image_shape}"
         )
     return image_shape
+
+
+def check_model(name: str, model: Any) -> Any:
+    """`model`, which must be a `DiffusionModel`, or another that makes denoisers."""
+    if not hasattr(model, "make_denoiser") or isinstance(model, type):
+        raise ValueError(
+            f"`{name}` must be a `keras_ddim.DiffusionModel`. Received: {name}={brief(model)}"
+        )
+    return model
 
 
 # Labels
@@ -152,7 +262,7 @@ def check_class_names(class_names: Any, network: Any = None) -> list[str] | None
     if not names or not all(isinstance(n, str) for n in names) or len({*names}) < len(names):
         raise ValueError(
             "`class_names` must be a list of different texts, such as `class_names` of what "
-            f"`load_images(..., labels=True)` returns. Received: class_names={class_names!r}"
+            f"`load_images(..., labels=True)` returns. Received: class_names={brief(class_names)}"
         )
     return names
 
@@ -170,7 +280,7 @@ def check_labels(labels: Any, num_images: int, class_names: list[str] | None) ->
             return None
         raise ValueError(
             "`labels` must be None for a model whose network takes none. "
-            f"Received: labels={labels!r}"
+            f"Received: labels={brief(labels)}"
         )
     if labels is None:
         return np.full(num_images, len(class_names), "int32")
@@ -192,7 +302,7 @@ def check_labels(labels: Any, num_images: int, class_names: list[str] | None) ->
             listed = ", ".join(f"{number} {name!r}" for number, name in enumerate(class_names))
             raise ValueError(
                 f"`labels` must be classes of the model, by number or name: {listed}. "
-                f"Received: {label!r}"
+                f"Received: {brief(label)}"
             )
         return int(found)
 
@@ -234,27 +344,33 @@ def check_labelled(name: str, data: Any) -> None:
 
 def check_diffusion_times(diffusion_times: Any) -> np.ndarray:
     """The times to visit, float64 (steps,): n uniform ones for an integer, else those listed."""
-    if isinstance(diffusion_times, (int, np.integer)) and not isinstance(diffusion_times, bool):
-        steps = check_count("diffusion_times", diffusion_times)
+    if _is_integer(diffusion_times):
+        steps = check_count("diffusion_times", diffusion_times, most=LARGEST_LIST)
         return 1.0 - np.arange(steps) / steps
-    try:
-        times = np.asarray(_to_numpy(diffusion_times), "float64")
-    except (TypeError, ValueError):
-        times = np.empty((0, 0))
-    if times.ndim != 1 or times.size == 0:
+    allowed = (
+        "a number of steps (an integer of at least 1) or a one-dimensional list of at least one "
+        "time in [0, 1]"
+    )
+    return check_list("diffusion_times", diffusion_times, 0, 1, allowed)
+
+
+def check_list(
+    name: str, values: Any, low: float, high: float, allowed: str = "a one-dimensional list"
+) -> np.ndarray:
+    """`values` as a float64 array of one dimension, all from `low` to `high`."""
+    array = check_array(name, values, allowed)
+    if array.ndim != 1 or not 1 <= array.size <= LARGEST_LIST or array.dtype.kind == "b":
         raise ValueError(
-            "`diffusion_times` must be a number of steps (an integer of at least 1) or a "
-            "one-dimensional list of at least one time in [0, 1]. "
-            f"Received: diffusion_times={diffusion_times!r}"
+            f"`{name}` must be {allowed}, of 1 to {LARGEST_LIST:,} numbers. "
+            f"Received: {name}={brief(values)}"
         )
+    array = array.astype("float64")
     # Negated, so that NaN, which compares as False, is caught.
-    wrong = np.flatnonzero(~((times >= 0) & (times <= 1)))
+    wrong = np.flatnonzero(~((array >= low) & (array <= high)))
     if wrong.size:
-        raise ValueError(
-            "`diffusion_times` must be in [0, 1]. "
-            f"Received: diffusion_times[{wrong[0]}]={times[wrong[0]]}"
-        )
-    return times
+        i = wrong[0]
+        raise ValueError(f"`{name}` must be in [{low}, {high}]. Received: {name}[{i}]={array[i]}")
+    return array
 
 
 def _to_numpy(values: Any) -> Any:
@@ -264,7 +380,7 @@ def _to_numpy(values: Any) -> Any:
 
 def check_noise(initial_noise: Any, shape: Any) -> np.ndarray:
     """`initial_noise` as a finite float32 array of `shape`."""
-    noise = np.asarray(_to_numpy(initial_noise), "float32")
+    noise = check_array("initial_noise", initial_noise).astype("float32")
     if noise.shape != shape:
         raise ValueError(
             "`initial_noise` must be of shape (num_images, height, width, channels) = "
@@ -301,15 +417,15 @@ def in_range(images: Any) -> Any:
 
 def check_image_batch(name: str, images: Any, image_shape: Any) -> np.ndarray:
     """A batch of images as float64 array in [0, 1]."""
-    images = ops.convert_to_numpy(images)
+    images = check_array(name, images, "images")
     check_batch_shape(name, images.shape, image_shape)
-    images = ops.convert_to_numpy(scale(images)).astype("float64")
-    if not in_range(images).all():
+    largest = 255 if images.dtype.kind in "iu" else 1
+    if not in_range(images / largest).all():
         raise ValueError(
             f"{ALLOWED_IMAGES}. Received: {name} with values from {images.min():g} to "
             f"{images.max():g}"
         )
-    return images
+    return images.astype("float64") / largest
 
 
 def check_batch_shape(name: str, shape: Any, image_shape: Any) -> None:
@@ -322,18 +438,42 @@ def check_batch_shape(name: str, shape: Any, image_shape: Any) -> None:
         )
 
 
+COLLECTIONS = (tuple, list, dict, set)
+
+
 def check_images(name: str, data: Any, image_shape: Any) -> None:
     """Checks the shape of the images in anything `fit` takes, as far as can be seen unread."""
-    spec = getattr(data, "element_spec", None)
-    first = images_of(data if spec is None else spec)
-    if isinstance(first, (dict, str)):
+    spec = getattr(data, "element_spec", data)
+    first = images_of(spec)
+    is_array = hasattr(first, "shape") and not isinstance(data, list)
+    is_read = hasattr(data, "__iter__") or isinstance(data, keras.utils.PyDataset)
+    if not is_array and (
+        not is_read
+        or isinstance(first, (str, bytes, *COLLECTIONS))
+        or isinstance(data, COLLECTIONS)
+    ):
         raise ValueError(
             f"`{name}` must be images or (images, labels): an array, a `tf.data.Dataset`, a "
-            f"`keras.utils.PyDataset` or a generator. Received: {name} of {first!r}"
+            "`keras.utils.PyDataset` or a generator, not a list or dictionary. "
+            f"Received: {name}={brief(data)}"
         )
-    shape = getattr(first, "shape", None)
-    if shape is not None and getattr(shape, "rank", 0) is not None:
-        check_batch_shape(name, shape, image_shape)
+    if is_array and getattr(first.shape, "rank", 0) is None:
+        raise ValueError(
+            f"`{name}` must hold batches of a known number of dimensions; see `tf.ensure_shape`. "
+            f"Received: {name}={brief(data)} of {first}"
+        )
+    if is_array:
+        check_batch_shape(name, first.shape, image_shape)
+
+
+def is_endless(data: Any) -> bool:
+    """Whether a dataset says that it has no end, or cannot say."""
+    if isinstance(data, types.GeneratorType):
+        return True
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    cardinality = getattr(data, "cardinality", None)
+    return cardinality is not None and int(cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
 
 
 def batches(data: Any, batch_size: int = 1024) -> Iterator:

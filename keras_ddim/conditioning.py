@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import schedules
-from keras_ddim.checks import check_count
+from keras_ddim.checks import check_count, check_number
 from keras_ddim.noise_levels import (
     LEVEL_TOLERANCE,
     as_float,
@@ -119,13 +119,8 @@ class LogSNR(Conditioning):
     """
 
     def __init__(self, min_log_snr: float = -15.0, max_log_snr: float = 15.0) -> None:
-        if not -np.inf < min_log_snr < max_log_snr < np.inf:
-            raise ValueError(
-                "`min_log_snr` must be below `max_log_snr`, both finite. Received: "
-                f"min_log_snr={min_log_snr}, max_log_snr={max_log_snr}"
-            )
-        self.min_log_snr = float(min_log_snr)
-        self.max_log_snr = float(max_log_snr)
+        self.max_log_snr = check_number("max_log_snr", max_log_snr)
+        self.min_log_snr = check_number("min_log_snr", min_log_snr, below=self.max_log_snr)
 
     def __call__(self, log_snr: Any) -> Any:
         spread = self.max_log_snr - self.min_log_snr
@@ -165,11 +160,7 @@ class Timestep(Conditioning):
         if schedule is None:
             raise ValueError("`schedule` must be the training schedule. Received: schedule=None")
         self.schedule = schedules.get(schedule)
-        self.num_timesteps: int = check_count("num_timesteps", num_timesteps)
-        if self.num_timesteps < 2:
-            raise ValueError(
-                f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"
-            )
+        self.num_timesteps: int = check_count("num_timesteps", num_timesteps, least=2)
         self.rounded = bool(rounded)
 
     def __call__(self, log_snr: Any) -> Any:

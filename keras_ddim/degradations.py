@@ -101,7 +101,8 @@ class Grey(Degradation):
     """
 
     def __init__(self, weights: tuple[float, ...] = (0.2989, 0.587, 0.114)) -> None:
-        self.weights = tuple(checks.check_number("weights", weight, 0, 1) for weight in weights)
+        weights = checks.check_list("weights", weights, 0, 1).tolist()
+        self.weights = tuple(weights)
 
     def degrade(self, images: Any) -> Any:
         if images.shape[-1] != len(self.weights):

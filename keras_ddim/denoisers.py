@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import conditioning as conditionings
-from keras_ddim.checks import check_choice
+from keras_ddim.checks import check_array, check_choice
 from keras_ddim.noise_levels import PREDICTION_TYPES, as_float, rates, separate
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.parts import PACKAGE
@@ -257,8 +257,10 @@ class GaussianDenoiser(Denoiser):
     def __init__(self, mean: Any, covariance: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # A list, as JSON has it; arrays of NumPy take on the dtype of the images.
-        self.mean = np.array(mean, "float64")
-        self.covariance = np.array(covariance, "float64")
+        self.mean = check_array("mean", mean).astype("float64")
+        self.covariance = check_array("covariance", covariance).astype("float64")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+            raise ValueError("`mean` and `covariance` must be finite. Received: NaN or infinity")
         size = self.mean.size
         if self.covariance.shape not in ((size,), (size, size)):
             raise ValueError(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_ddim import checks
 from keras_ddim.generator import Generator
@@ -97,7 +96,7 @@ class Editor(Generator):
         if not (np.diff(times) < 0).all():
             raise ValueError(
                 "`diffusion_times` must decrease strictly to be inverted. "
-                f"Received: diffusion_times={diffusion_times!r}"
+                f"Received: diffusion_times={checks.brief(diffusion_times)}"
             )
         if batch_size is not None:
             batch_size = checks.check_count("batch_size", batch_size)
@@ -143,14 +142,18 @@ def interpolate(first: Any, second: Any, num_steps: int = 8) -> np.ndarray:
     Reference:
         [Shoemake, 1985](https://doi.org/10.1145/325165.325242)
     """
-    first, second = (ops.convert_to_numpy(noise).astype("float64") for noise in (first, second))
+    first, second = (
+        checks.check_array(name, noise).astype("float64")
+        for name, noise in (("first", first), ("second", second))
+    )
     if first.shape != second.shape or first.ndim < 3:
         raise ValueError(
             "`first` and `second` must be of one shape, (height, width, channels). "
             f"Received: shapes {first.shape} and {second.shape}"
         )
-    if checks.check_count("num_steps", num_steps) < 2:
-        raise ValueError(f"`num_steps` must be at least 2. Received: num_steps={num_steps}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("`first` and `second` must be finite. Received: NaN or infinity")
+    num_steps = checks.check_count("num_steps", num_steps, 2, checks.LARGEST_LIST)
 
     def inner(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.sum(x * y, axis=(-3, -2, -1), keepdims=True)

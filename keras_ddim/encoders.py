@@ -93,13 +93,16 @@ class Classifier(keras.Model):
     """
 
     def __init__(self, image_shape: tuple[int, ...], accuracy: float | None = None) -> None:
+        image_shape = checks.check_image_shape(image_shape)
+        if accuracy is not None:
+            accuracy = checks.check_number("accuracy", accuracy, 0, 1)
         x = images = keras.Input(image_shape)
         for filters in (32, 64):
             x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
             x = keras.layers.MaxPooling2D(padding="same")(x)
         x = keras.layers.Flatten()(x)
         super().__init__(images, keras.layers.Dense(64, activation="relu")(x))
-        self.image_shape, self.accuracy = tuple(image_shape), accuracy
+        self.image_shape, self.accuracy = image_shape, accuracy
 
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
@@ -140,7 +143,7 @@ def train_classifier(
     if not isinstance(getattr(images, "element_spec", None), tuple):
         raise ValueError(
             "`images` must be a `tf.data.Dataset` of batches (images, labels). "
-            f"Received: images={images!r}"
+            f"Received: images={checks.brief(images)}"
         )
     if num_classes is None:
         num_classes = len(getattr(images, "class_names", None) or ())
@@ -163,7 +166,8 @@ def load_classifier(path: str | os.PathLike) -> Classifier:
         encoder = None
     if not isinstance(encoder, Classifier):
         raise ValueError(
-            f"`path` must be a '.keras' file that `Classifier.save` wrote. Received: path={path}"
+            "`path` must be a '.keras' file that `Classifier.save` wrote. "
+            f"Received: path={checks.brief(path)}"
         )
     return encoder
 
@@ -176,13 +180,13 @@ def get(identifier: Encoder | str | os.PathLike) -> Encoder:
     """The encoder that `identifier` names: "inception_v3", a ".keras" file, or any callable."""
     if callable(identifier) and not isinstance(identifier, type):
         return identifier
-    if identifier == "inception_v3":
+    if isinstance(identifier, str) and identifier == "inception_v3":
         return _inception_v3()
     if isinstance(identifier, (str, os.PathLike)) and str(identifier).endswith(".keras"):
         return load_classifier(identifier)
     raise ValueError(
         "`encoder` must be 'inception_v3', the path of a '.keras' file that `Classifier.save` "
-        f"wrote, or a callable. Received: encoder={identifier!r}"
+        f"wrote, or a callable. Received: encoder={checks.brief(identifier)}"
     )
 
 

@@ -64,7 +64,7 @@ def evaluate(
     if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
         raise ValueError(
             "`diffusion_times` must be a list of numbers of times and lists of times. "
-            f"Received: diffusion_times={diffusion_times!r}"
+            f"Received: diffusion_times={checks.brief(diffusion_times)}"
         )
     num_evaluations = [model.count_evaluations(times, **options) for times in diffusion_times]
     real = take(real_images, num_images)

@@ -6,6 +6,9 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from keras_ddim.checks import brief
 
 Path = str | os.PathLike[str]
 PREFIX = ".keras-ddim-"  # of temporary files, before the number of the process
@@ -38,6 +41,7 @@ def write_whole(path: Path) -> Iterator[pathlib.Path]:
         model.save(temporary_path)
     ```
     """
+    check_path(path)
     # A link stays a link: what it points to is replaced.
     path = pathlib.Path(os.path.realpath(path))
     if path.is_dir():  # said before the work rather than after it
@@ -103,5 +107,12 @@ def write_text(path: Path, text: str) -> None:
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raises a `ValueError` unless `path` ends in one of `suffixes`."""
-    if pathlib.Path(path).suffix.lower() not in suffixes:
+    if pathlib.Path(check_path(path)).suffix.lower() not in suffixes:
         raise ValueError(f"`path` must end in {' or '.join(suffixes)}. Received: path={path}")
+
+
+def check_path(path: Any, name: str = "path") -> Any:
+    """`path`, which must be a text or a `pathlib.Path` that a file system can have."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path) or not str(path):
+        raise ValueError(f"`{name}` must be a path. Received: {name}={brief(path)}")
+    return path

@@ -170,6 +170,10 @@ class Generator(Planner):
         recorder = sampling.Recorder()
         watchers: list[Callable] = [recorder] if return_trajectory else []
         if callback is not None:
+            if not callable(callback):
+                raise ValueError(
+                    f"`callback` must be callable. Received: callback={checks.brief(callback)}"
+                )
             watchers.append(self._watcher(callback, plan.times))
         images = self.denormalize(
             self.follow(

@@ -97,16 +97,14 @@ def check_guidance(
     if low > high:
         raise ValueError(
             "`guidance_interval` must be two diffusion times in [0, 1], the lower one first. "
-            f"Received: guidance_interval={interval!r}"
+            f"Received: guidance_interval={checks.brief(interval)}"
         )
-    if model is not None and not hasattr(model, "make_denoiser"):
-        raise ValueError(
-            f"`guide_model` must be a `keras_ddim.DiffusionModel`. Received: guide_model={model!r}"
-        )
+    if model is not None:
+        checks.check_model("guide_model", model)
     if loss is not None and not callable(loss):
         raise ValueError(
             "`guidance_fn` must be a function of predicted images that returns a loss for each. "
-            f"Received: guidance_fn={loss!r}"
+            f"Received: guidance_fn={checks.brief(loss)}"
         )
     return Guidance(scale, (low, high), rescale, model, loss)
 
@@ -125,7 +123,7 @@ def check_guided(model: Any, guidance: Guidance, labels: Any) -> None:
         raise ValueError(
             "`labels` must be given, and `guidance_scale` be 1, for a model trained with "
             "`label_dropout=0`, which knows no images without label. "
-            f"Received: labels={labels!r}, guidance_scale={guidance.scale}"
+            f"Received: labels={checks.brief(labels)}, guidance_scale={guidance.scale}"
         )
 
 

@@ -131,7 +131,7 @@ def covered(features: np.ndarray, other_features: np.ndarray, neighbors: int = 3
 
 def _check_features(features: np.ndarray, fewest: int) -> np.ndarray:
     """`features` as float64 array (points, dimensions) of at least so many points."""
-    features = np.asarray(features, "float64")
+    features = checks.check_array("features", features).astype("float64")
     if features.ndim != 2 or len(features) < fewest:
         raise ValueError(
             f"`features` must be at least {fewest} points, an array (points, dimensions). "
@@ -192,6 +192,8 @@ class ImageMetric:
 
     def __post_init__(self) -> None:
         self.encoder = encoders.get(self.encoder)
+        if self.name is not None and not isinstance(self.name, str):
+            raise ValueError(f"`name` must be a text. Received: name={checks.brief(self.name)}")
         self.name = self.name or type(self).__name__.lower()
         self.reset_state()
 
@@ -314,6 +316,13 @@ def update(
         real_images, generated_images: As in `keras_ddim.encoders.encode`, or None.
         verbose: 1 for progress bars, 0 for none. Defaults to 0.
     """
+    if not isinstance(metrics, (list, tuple)) or not all(
+        isinstance(m, ImageMetric) for m in metrics
+    ):
+        raise ValueError(
+            "`metrics` must be a list of metrics, such as [keras_ddim.KID()]. "
+            f"Received: metrics={checks.brief(metrics)}"
+        )
     for encoder in {id(metric.encoder): metric.encoder for metric in metrics}.values():
         for kind, images in (("real", real_images), ("generated", generated_images)):
             if images is not None:

@@ -168,6 +168,7 @@ class DiffusionModel(Editor, ImageTrainer):
                 seed=seed,
                 dtype=policy,
             )
+        checks.check_keras()
         self.image_shape = checks.check_network(network, image_shape, images_seen)
         self.class_names = checks.check_class_names(class_names, network)
         self.label_dropout = checks.check_number("label_dropout", label_dropout, 0, 1)
@@ -225,7 +226,7 @@ class DiffusionModel(Editor, ImageTrainer):
         allowed = f"`preset` must be one of {presets.names()} or a saved `DiffusionModel`."
         try:
             model = keras.saving.load_model(presets.path_of(preset))
-        except (ValueError, OSError) as error:
+        except presets.UNREADABLE as error:
             raise ValueError(f"{allowed} Received: preset={str(preset)!r}") from error
         if not isinstance(model, cls):
             raise ValueError(

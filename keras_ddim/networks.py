@@ -9,8 +9,21 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ddim.checks import check_count, check_image_shape, check_integers, check_seed
+from keras_ddim.checks import (
+    brief,
+    check_count,
+    check_image_shape,
+    check_integers,
+    check_keras,
+    check_number,
+    check_seed,
+)
 from keras_ddim.parts import PACKAGE
+
+# A file may ask for any network. Weights of 1 GiB, channels, a frequency with digits of its phase.
+LARGEST_NETWORK = 2**28
+LARGEST_WIDTH = 2**14
+LARGEST_FREQUENCY = 1e6
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -55,21 +68,18 @@ class SinusoidalEmbedding(layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if embedding_dims < 4 or embedding_dims % 2:
+        self.embedding_dims = check_count("embedding_dims", embedding_dims, 4, LARGEST_WIDTH)
+        if embedding_dims % 2:
             raise ValueError(
-                "`embedding_dims` must be an even number of at least 4. "
-                f"Received: embedding_dims={embedding_dims}"
+                f"`embedding_dims` must be even. Received: embedding_dims={embedding_dims}"
             )
-        if not 0 < min_frequency < max_frequency:
-            raise ValueError(
-                "`min_frequency` and `max_frequency` must satisfy 0 < min_frequency < "
-                f"max_frequency. Received: min_frequency={min_frequency}, "
-                f"max_frequency={max_frequency}"
-            )
-        self.embedding_dims = embedding_dims
-        self.min_frequency = min_frequency
-        self.max_frequency = max_frequency
-        frequencies = np.geomspace(min_frequency, max_frequency, embedding_dims // 2)
+        self.max_frequency = check_number(
+            "max_frequency", max_frequency, above=0, high=LARGEST_FREQUENCY
+        )
+        self.min_frequency = check_number(
+            "min_frequency", min_frequency, above=0, below=self.max_frequency
+        )
+        frequencies = np.geomspace(min_frequency, max_frequency, self.embedding_dims // 2)
         self.angular_speeds = (2 * math.pi * frequencies).astype("float32")
 
     def call(self, inputs: Any) -> Any:
@@ -177,7 +187,9 @@ class ResidualUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths, num_classes = check_sizes(image_shape, widths, num_classes)
+        image_shape, widths, num_classes = check_sizes(
+            image_shape, widths, block_depth, num_classes
+        )
         make = _Layers(seed, dtype)
         inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
@@ -197,7 +209,7 @@ class ResidualUNet(UNet):
             return make.upsample(2, "bilinear")(x)
 
         x = ops.concatenate([make.conv(widths[0], 1)(inputs[0]), *maps], axis=-1)
-        x = _u_net(x, widths, check_count("block_depth", block_depth), block, upsample)
+        x = _u_net(x, widths, block_depth, block, upsample)
         pred_noises = make.last_conv(image_shape[-1], 1)(x)
         super().__init__(inputs, pred_noises, name=name)
         self._keep(
@@ -275,11 +287,14 @@ class ModulatedUNet(UNet):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        image_shape, widths, num_classes = check_sizes(image_shape, widths, num_classes)
+        image_shape, widths, num_classes = check_sizes(
+            image_shape, widths, block_depth, num_classes
+        )
         make = _Layers(seed, dtype)
         inputs = _make_inputs(image_shape, images_seen, num_classes)
         embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
         level = layers.Flatten()(embedding(inputs[1]))
+        check_count("modulation_dims", modulation_dims, most=LARGEST_WIDTH)
         level = make.dense(modulation_dims, activation=swish)(level)
         if num_classes is not None:
             level = level + make.embedding(num_classes + 1, modulation_dims)(inputs[2])
@@ -299,7 +314,7 @@ class ModulatedUNet(UNet):
             return make.upsample(2, "bilinear")(make.conv(filters, 1)(x))
 
         x = make.conv(widths[0], 3)(inputs[0])
-        x = _u_net(x, widths, check_count("block_depth", block_depth), block, upsample)
+        x = _u_net(x, widths, block_depth, block, upsample)
         super().__init__(inputs, make.last_conv(image_shape[-1], 3)(x), name=name)
         self._keep(
             image_shape=image_shape,
@@ -321,11 +336,21 @@ def swish(x: Any) -> Any:
 
 
 def check_sizes(
-    image_shape: Any, widths: Any, num_classes: Any
+    image_shape: Any, widths: Any, block_depth: Any, num_classes: Any
 ) -> tuple[tuple[int, int, int], tuple[int, ...], int | None]:
-    image_shape, widths = check_image_shape(image_shape), check_integers("widths", widths)
+    check_keras()
+    image_shape = check_image_shape(image_shape)
+    widths = check_integers("widths", widths, most=LARGEST_WIDTH)
+    block_depth = check_count("block_depth", block_depth, most=100)
     if num_classes is not None:
-        num_classes = check_count("num_classes", num_classes)
+        num_classes = check_count("num_classes", num_classes, most=1_000_000)
+    # A block has two convolutions of 3×3, and is there on the way down and on the way up.
+    weights = 45 * block_depth * sum(width**2 for width in widths)
+    if weights > LARGEST_NETWORK:
+        raise ValueError(
+            f"`widths` and `block_depth` must make at most {LARGEST_NETWORK:,} weights. "
+            f"Received: widths={brief(widths)} and block_depth={block_depth}, about {weights:,}"
+        )
     multiple = 2 ** (len(widths) - 1)
     height, width, _ = image_shape
     if height % multiple or width % multiple:
@@ -343,7 +368,7 @@ def _make_inputs(
 ) -> list[Any]:
     """Noisy images, their noise level and, where there are classes, their labels."""
     height, width, channels = image_shape
-    seen = height, width, channels * check_count("images_seen", images_seen)
+    seen = height, width, channels * check_count("images_seen", images_seen, most=100)
     inputs = [
         keras.Input(seen, dtype="float32", name="noisy_images"),
         keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),

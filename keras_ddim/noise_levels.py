@@ -3,7 +3,8 @@
 Pure functions. Training mixes and separates to learn, sampling separates and mixes to generate.
 A network may predict either component or a blend of the two, a velocity; all of them say the
 same, so `separate` turns any of them into both components, and `loss_weights` any loss into
-another's. An argument that is not as described raises a `ValueError`.
+another's. They take tensors, and run inside of compiled functions: what is in the tensors, they do
+not check.
 """
 
 import math
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import check_choice
+from keras_ddim.checks import brief, check_array, check_choice, check_number
 
 PREDICTION_TYPES = ("noise", "image", "velocity", "flow")
 WEIGHTINGS = (None, "noise", "image", "velocity", "flow", "truncated_snr", "min_snr")
@@ -65,7 +66,15 @@ def times_to_timesteps(diffusion_times: Any, num_timesteps: int) -> Any:
 
 def as_float(values: Any) -> Any:
     """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
-    values = ops.convert_to_tensor(values)
+    if not isinstance(values, keras.KerasTensor):
+        if not ops.is_tensor(values):
+            values = check_array("log_snr or diffusion_times", values)
+        values = ops.convert_to_tensor(values)
+    if not any(kind in str(values.dtype) for kind in ("float", "int", "bool")):
+        raise ValueError(
+            "`log_snr` or `diffusion_times` must be numbers. "
+            f"Received: log_snr or diffusion_times={brief(values)}"
+        )
     if keras.backend.standardize_dtype(values.dtype) == "float64":
         return values
     return ops.cast(values, "float32")
@@ -199,8 +208,7 @@ def loss_weights(
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     check_choice("weighting", weighting, WEIGHTINGS)
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"`gamma` must be a positive finite number. Received: gamma={gamma!r}")
+    gamma = check_number("gamma", gamma, above=0)
     log_snr = ops.clip(as_float(log_snr), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
     log_weights = {
         "image": ops.zeros_like(log_snr),

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ddim.checks import brief, check_array, check_count
 from keras_ddim.parts import PACKAGE
 
 
@@ -30,7 +31,7 @@ class Normalizer(keras.layers.Layer):
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
-        self.channels = channels
+        self.channels = check_count("channels", channels, most=10_000)
         self.mean = self._add_moment("mean", "zeros")
         self.deviation = self._add_moment("deviation", "ones")
         self.num_images = self.add_weight(
@@ -65,12 +66,20 @@ class Normalizer(keras.layers.Layer):
         Raises:
             ValueError: If there is no image.
         """
+        if not hasattr(batches, "__iter__"):
+            raise ValueError(f"`batches` must be iterable. Received: batches={brief(batches)}")
         count, mean, scatter = 0, np.zeros(self.channels), np.zeros(self.channels)
         num_images = 0
         for batch in batches:
             # Squares are those of differences from the batch's mean: in those of the values
             # themselves, the digits of a small variance are lost.
-            pixels = np.asarray(batch, "float64").reshape(-1, self.channels)
+            batch = check_array("batches", batch, "arrays of images")
+            if batch.ndim < 2 or batch.shape[-1] != self.channels or not np.isfinite(batch).all():
+                raise ValueError(
+                    f"`batches` must be finite, of {self.channels} channels. "
+                    f"Received: batches with {brief(batch)}"
+                )
+            pixels = batch.astype("float64").reshape(-1, self.channels)
             batch_mean = pixels.mean(axis=0)
             change, total = batch_mean - mean, count + len(pixels)
             scatter += ((pixels - batch_mean) ** 2).sum(axis=0)

@@ -96,10 +96,7 @@ class Optimizer:
             for time, default in zip(self.ends, (1.0, 0.0))
         )
         self.start, self.span = start, end - start
-        if checks.check_count("teacher_times", teacher_times) < 2:
-            raise ValueError(
-                f"`teacher_times` must be at least 2. Received: teacher_times={teacher_times}"
-            )
+        checks.check_count("teacher_times", teacher_times, least=2)
         # Down to time 0 in any case: that is where the images are that a perfect solver makes.
         noisiest, cleanest = (float(level) for level in self._levels([1.0, 0.0]))
         self.teacher_levels = np.linspace(noisiest, cleanest, teacher_times)
@@ -471,7 +468,7 @@ def explain_times(
     if not sampling.decrease(levels):
         raise ValueError(
             "`diffusion_times` must decrease strictly to be explained. "
-            f"Received: diffusion_times={diffusion_times!r}"
+            f"Received: diffusion_times={checks.brief(diffusion_times)}"
         )
     recorder = sampling.Recorder()
     images = optimizer.follow(times, TEST, watchers=[recorder])
@@ -501,8 +498,7 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def check_model(model: Any) -> Any:
     """`model`, which must be one that has learnt what images are like."""
-    if not hasattr(model, "make_denoiser"):
-        raise ValueError(f"`model` must be a `keras_ddim.DiffusionModel`. Received: model={model}")
+    checks.check_model("model", model)
     if not model.normalizer.is_adapted:
         raise ValueError(
             "`model` must have been trained, or its normalizer adapted. "
@@ -521,6 +517,6 @@ def check_ends(ends: Any) -> tuple[float | None, float | None]:
     if not decreasing:
         raise ValueError(
             "`ends` must be two times in [0, 1], the larger one first, or None where free. "
-            f"Received: ends={ends!r}"
+            f"Received: ends={checks.brief(ends)}"
         )
     return first, last

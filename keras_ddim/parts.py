@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_ddim.checks import brief
+
 PACKAGE = "keras_ddim"
 
 
@@ -44,7 +46,7 @@ def get_part(argument: str, identifier: Any, kind: type, names: dict, default: A
     """
     if identifier is None:
         return default()
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and "class_name" in identifier:
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
@@ -52,7 +54,7 @@ def get_part(argument: str, identifier: Any, kind: type, names: dict, default: A
         return identifier
     raise ValueError(
         f"`{argument}` must be a `{kind.__module__}.{kind.__name__}` or one of {sorted(names)}. "
-        f"Received: {argument}={identifier!r}"
+        f"Received: {argument}={brief(identifier)}"
     )
 
 

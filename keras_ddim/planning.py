@@ -70,6 +70,13 @@ class Planner:
         """Number of classes, which is the label for "any", too; 0 of a model without labels."""
         return len(self.class_names or ())
 
+    @property
+    def _denoiser_key(self) -> tuple:
+        """What tells the denoiser from those before something of the model was replaced."""
+        # Of parts that a compiled step keeps, so that no other gets their place in memory.
+        parts = id(self.ema_network), id(self.normalizer), id(self.preconditioning)
+        return *parts, repr(self.conditioning), self.prediction_type
+
     def make_denoiser(
         self,
         clip: bool | str = False,
@@ -120,7 +127,7 @@ class Planner:
                 step = sampling.Inversion(denoiser, sampler, refinements)
             return sampling.CompiledStep(step, *options)
 
-        parts = sampler, clip, guidance.key, degradation, refinements
+        parts = sampler, clip, guidance.key, degradation, refinements, *self._denoiser_key
         return self.compiled_steps.get(make, *parts, *options)
 
     def count_evaluations(
@@ -177,11 +184,13 @@ class Planner:
         if not sampling.decrease(levels):
             raise ValueError(
                 "`diffusion_times` must decrease strictly to be kept. "
-                f"Received: diffusion_times={diffusion_times!r}"
+                f"Received: diffusion_times={checks.brief(diffusion_times)}"
             )
         name = f"best:{len(times)}" if name is None else name
         if not isinstance(name, str) or not name[:1].isalpha():
-            raise ValueError(f"`name` must begin with a letter. Received: name={name!r}")
+            raise ValueError(
+                f"`name` must begin with a letter. Received: name={checks.brief(name)}"
+            )
         of_sampler = self.metadata.setdefault(KEPT_LISTS, {}).setdefault(repr(sampler), {})
         of_sampler[name] = levels.tolist()
 
@@ -198,13 +207,13 @@ class Planner:
         """
         sampler = DEFAULT_SAMPLER if sampler is None else samplers_by_name.get(sampler)
         kept = self.metadata.get(KEPT_LISTS, {})
-        levels = kept.get(repr(sampler), {}).get(name)
+        levels = kept.get(repr(sampler), {}).get(name) if isinstance(name, str) else None
         if levels is None:
             names = (f"{', '.join(map(repr, named))} for {each}" for each, named in kept.items())
             raise ValueError(
                 "`diffusion_times` must be a number of times, a list of them, or the name of a "
                 f"list kept with the model: {'; '.join(names) or 'there are none yet'}. "
-                f"Received: diffusion_times={name!r} for {sampler}"
+                f"Received: diffusion_times={checks.brief(name)} for {sampler}"
             )
         return lists.from_log_snr(levels, self.schedule if schedule is None else schedule)
 
@@ -268,6 +277,11 @@ class Planner:
         if sampler is None and isinstance(diffusion_times, (int, np.integer)):
             times = DEFAULT_TIMES(len(times), schedule)
         levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
+        if np.isnan(levels).any():
+            raise ValueError(
+                "`schedule` must have a log-SNR at each of the times. "
+                f"Received: NaN at {times[np.isnan(levels)][0]:g} of schedule={schedule}"
+            )
         if sampler is None and np.isfinite(levels).all() and sampling.decrease(levels):
             sampler = DEFAULT_SAMPLER
         sampler = samplers_by_name.get(sampler)

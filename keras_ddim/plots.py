@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_ddim import checks, schedules
-from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.files import Path, check_path, check_suffix, write_whole
 from keras_ddim.noise_levels import finite
 
 if TYPE_CHECKING:  # else imported when used
@@ -109,7 +109,8 @@ def plot_images(
     rows = math.ceil(len(images) / columns)
     if len(row_labels) not in (0, rows):
         raise ValueError(
-            f"`row_labels` must be as many as rows, {rows}. Received: row_labels={row_labels!r}"
+            f"`row_labels` must be as many as rows, {rows}. "
+            f"Received: row_labels={checks.brief(row_labels)}"
         )
     grid = image_grid(images, columns)
     factor = min(GRID_PIXELS // max(grid.shape[:2]), IMAGE_PIXELS // max(images.shape[1:3]))
@@ -140,6 +141,7 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
     plot_rows({name: model.generate(8, 5, sampler=name, seed=0) for name in ("ddim", "heun")})
     ```
     """
+    rows = checks.check_mapping("rows", rows)
     checked = {str(label): _check_images(images) for label, images in rows.items()}
     shapes = {label: images.shape for label, images in checked.items()}
     if len(set(shapes.values())) != 1:
@@ -154,7 +156,8 @@ def times_label(diffusion_times: int | str | Sequence[float]) -> str:
         return diffusion_times
     if isinstance(diffusion_times, (int, np.integer)):
         return "1 time" if diffusion_times == 1 else f"{diffusion_times} times"
-    times = [f"{time:.3g}" for time in np.ravel(diffusion_times)]
+    listed = np.ravel(checks.check_array("diffusion_times", diffusion_times))
+    times = [f"{time:.3g}" for time in listed]
     if len(times) > 6:
         times = [*times[:3], "…", f"{times[-1]} ({len(times)} times)"]
     return ", ".join(times)
@@ -193,8 +196,9 @@ def animate(
     ```
     """
     check_suffix(path, [".gif"])
-    noisy_images, pred_images = np.asarray(noisy_images), np.asarray(pred_images)
-    steps, *shape = noisy_images.shape
+    noisy_images = checks.check_array("noisy_images", noisy_images)
+    pred_images = checks.check_array("pred_images", pred_images)
+    steps, *shape = noisy_images.shape or (0,)
     if len(shape) != 4 or not steps or noisy_images.shape != pred_images.shape:
         raise ValueError(
             "`noisy_images` and `pred_images` must be of one shape (steps, num_images, height, "
@@ -263,7 +267,9 @@ def _save_frames(
 ) -> None:
     """Writes a GIF of frames, the last of which is shown for longer if `last_frame` is given."""
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= 600:
-        raise ValueError(f"`seconds` must be a number in (0, 600]. Received: seconds={seconds!r}")
+        raise ValueError(
+            f"`seconds` must be a number in (0, 600]. Received: seconds={checks.brief(seconds)}"
+        )
     steps = len(frames) if last_frame is None else len(frames) - 1
     durations = [max(seconds / steps, SHORTEST_FRAME)] * steps
     durations += [] if last_frame is None else [last_frame]
@@ -323,7 +329,7 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
 
 def read_history(path: Path) -> list[dict[str, str]]:
     """The rows of a history in CSV, a dictionary from column to text for each epoch."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(check_path(path), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -388,7 +394,8 @@ def plot_times(
     ```
     """
     schedule, errors = schedules.get(schedule), errors or {}
-    checked = {str(name): checks.check_diffusion_times(times) for name, times in lists.items()}
+    given = checks.check_mapping("lists", lists)
+    checked = {str(name): checks.check_diffusion_times(times) for name, times in given.items()}
     widths = {name: np.asarray(values, "float64") for name, values in errors.items()}
     for name, values in widths.items():
         if name not in checked or values.shape != checked[name].shape:
@@ -489,5 +496,5 @@ def _history_columns(history: Any) -> dict[str, Any]:
         return history
     raise ValueError(
         "`history` must be what `fit` returned, its `history` dictionary, or the path of a CSV "
-        f"file. Received: history={history!r}"
+        f"file. Received: history={checks.brief(history)}"
     )

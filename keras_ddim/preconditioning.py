@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import check_image_shape
+from keras_ddim.checks import brief, check_image_shape
 from keras_ddim.noise_levels import rates, target
 from keras_ddim.parts import PACKAGE
 
@@ -182,6 +182,6 @@ def get(identifier: Any, image_shape: tuple[int, int, int]) -> SpectralPrecondit
     if not isinstance(identifier, SpectralPreconditioning) or identifier.image_shape != image_shape:
         raise ValueError(
             '`preconditioning` must be None, "spectral" or a `SpectralPreconditioning` of images '
-            f"of shape {image_shape}. Received: preconditioning={identifier!r}"
+            f"of shape {image_shape}. Received: preconditioning={brief(identifier)}"
         )
     return identifier

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_ddim.checks import check_count
+from keras_ddim.checks import check_count, check_model, check_number
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet
 from keras_ddim.preconditioning import SpectralPreconditioning
@@ -116,6 +116,7 @@ def fine_tune(
     model.fit(photos, batch_size=16, epochs=50)
     ```
     """
+    check_model("model", model)
     old = model.ema_network
     class_names = None if class_names is None else list(class_names)
     if class_names == model.class_names:
@@ -189,6 +190,7 @@ def learning_rate_schedule(
         [Loshchilov & Hutter, 2016](https://arxiv.org/abs/1608.03983)
     """
     num_steps = check_count("num_steps", num_steps)
+    learning_rate = check_number("learning_rate", learning_rate, above=0)
     warm_up = num_steps // 20
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warm_up else learning_rate,

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import check_choice, check_number
+from keras_ddim.checks import brief, check_choice, check_number
 from keras_ddim.noise_levels import mix, rates
 from keras_ddim.parts import PACKAGE, Part, get_part
 
@@ -221,7 +221,7 @@ class Euler(Sampler):
         noise_scale: float = 1.0,
     ) -> None:
         self.churn = check_number("churn", churn, 0, math.sqrt(2) - 1)
-        self.churn_min_sigma = check_number("churn_min_sigma", churn_min_sigma, 0, math.inf)
+        self.churn_min_sigma = check_number("churn_min_sigma", churn_min_sigma, 0)
         if churn_max_sigma is not None:
             churn_max_sigma = check_number(
                 "churn_max_sigma", churn_max_sigma, self.churn_min_sigma, math.inf
@@ -428,7 +428,7 @@ class DPMSolverPP(Sampler):
         if self.stochastic and (self.variant == "singlestep" or self.order == 3):
             raise ValueError(
                 "`stochastic` must be False, or `variant` 'multistep' and `order` 1 or 2. "
-                f"Received: stochastic=True, variant={variant!r}, order={order}"
+                f"Received: stochastic=True, variant={brief(variant)}, order={order}"
             )
         self.is_stochastic = self.stochastic
         self.evaluations_per_step = self.order if self.variant == "singlestep" else 1

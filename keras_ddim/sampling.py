@@ -407,6 +407,9 @@ def generate(
     Returns:
         float32 NumPy array (num_images, *image_shape).
     """
+    num_images = checks.check_count("num_images", num_images)
+    batch_size = checks.check_count("batch_size", BATCH_SIZE if batch_size is None else batch_size)
+    image_shape = checks.check_image_shape(image_shape)
     levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
     levels = [level if level is None else np.float32(level) for level in levels]
     pairs = _pairs(levels)
@@ -414,7 +417,7 @@ def generate(
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     # Batches of one size, so that one shape is compiled: the last is filled up.
-    num_batches = math.ceil(num_images / (batch_size or BATCH_SIZE))
+    num_batches = math.ceil(num_images / batch_size)
     size = math.ceil(num_images / num_batches)
     images = np.empty((num_images, *image_shape), "float32")
     for start in range(0, num_images, size):
@@ -555,7 +558,7 @@ def check_generate_options(options: dict) -> dict:
         if name not in GENERATE_CHECKS:
             raise ValueError(
                 f"`{name}` is no option of `generate`; these are {', '.join(GENERATE_CHECKS)}. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={checks.brief(value)}"
             )
         GENERATE_CHECKS[name](value)
     return options

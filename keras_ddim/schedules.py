@@ -11,13 +11,13 @@ An argument that is not as described raises a `ValueError`.
 """
 
 import math
-import numbers
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ddim.checks import LARGEST_LIST, check_array, check_count, check_number
 from keras_ddim.noise_levels import as_float, rates, times_to_timesteps, timesteps_to_times
 from keras_ddim.parts import PACKAGE, Part, get_part
 
@@ -25,6 +25,8 @@ from keras_ddim.parts import PACKAGE, Part, get_part
 BISECTIONS = 39
 # Log-SNR at each end in which a formula that would become infinite is left for a straight line.
 MARGIN = 1.0
+# Below, powers of σ leave the range of float32.
+SMALLEST_RHO = 0.1
 # As Improved DDPM: a β that scaling would take to 1 or beyond stays below it.
 MAX_BETA = 0.999
 
@@ -110,16 +112,13 @@ class CosineSchedule(Schedule):
     """
 
     def __init__(self, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95) -> None:
-        if not 0 < min_signal_rate < max_signal_rate < 1:
-            raise ValueError(
-                "`min_signal_rate` and `max_signal_rate` must satisfy 0 < min_signal_rate < "
-                f"max_signal_rate < 1. Received: min_signal_rate={min_signal_rate}, "
-                f"max_signal_rate={max_signal_rate}"
-            )
-        self.min_signal_rate = min_signal_rate
-        self.max_signal_rate = max_signal_rate
-        self.start_angle = math.acos(max_signal_rate)
-        self.end_angle = math.acos(min_signal_rate)
+        self.max_signal_rate = check_number("max_signal_rate", max_signal_rate, above=0, below=1)
+        self.min_signal_rate = check_number(
+            "min_signal_rate", min_signal_rate, above=0, below=self.max_signal_rate
+        )
+        self.start_angle = math.acos(self.max_signal_rate)
+        self.end_angle = math.acos(self.min_signal_rate)
+        _check_falls(self)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
@@ -155,8 +154,9 @@ class LogSNRLinearSchedule(Schedule):
     """
 
     def __init__(self, start_log_snr: float = 5.0, end_log_snr: float = -7.5) -> None:
-        self.start_log_snr = _number("start_log_snr", start_log_snr)
-        self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr)
+        self.start_log_snr = check_number("start_log_snr", start_log_snr)
+        self.end_log_snr = check_number("end_log_snr", end_log_snr, below=self.start_log_snr)
+        _check_falls(self)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
@@ -181,7 +181,8 @@ class KarrasSchedule(Schedule):
         sigma_min: σ at time 0, positive, in units of the images' standard deviation (EDM's are of
             0.5: its levels are twice as noisy at the same σ). Defaults to 0.002.
         sigma_max: σ at time 1, above `sigma_min`. Defaults to 80.0.
-        rho: Exponent; the larger, the more of the time is spent at small σ. Defaults to 7.0.
+        rho: Exponent, at least 0.1; the larger, the more of the time is spent at small σ. Defaults
+            to 7.0.
 
     Example:
 
@@ -193,11 +194,12 @@ class KarrasSchedule(Schedule):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        self.sigma_min = _number("sigma_min", sigma_min, above=0)
-        self.sigma_max = _number("sigma_max", sigma_max, above=sigma_min)
-        self.rho = _number("rho", rho, above=0)
+        self.sigma_min = check_number("sigma_min", sigma_min, above=0)
+        self.sigma_max = check_number("sigma_max", sigma_max, above=self.sigma_min)
+        self.rho = check_number("rho", rho, SMALLEST_RHO)
         self.start = self.sigma_min ** (1 / self.rho)
         self.end = self.sigma_max ** (1 / self.rho)
+        _check_falls(self)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
@@ -227,8 +229,10 @@ class BoundedSchedule(Schedule):
     """
 
     def __init__(self, start_log_snr: float = 10.0, end_log_snr: float = -10.0) -> None:
-        self.start_log_snr = _number("start_log_snr", start_log_snr)
-        self.end_log_snr = _number("end_log_snr", end_log_snr, below=start_log_snr - 2 * MARGIN)
+        self.start_log_snr = check_number("start_log_snr", start_log_snr)
+        self.end_log_snr = check_number(
+            "end_log_snr", end_log_snr, below=self.start_log_snr - 2 * MARGIN
+        )
 
     def formula(self, times: Any) -> Any:
         raise NotImplementedError
@@ -288,9 +292,10 @@ class ImprovedCosineSchedule(BoundedSchedule):
         self, offset: float = 0.008, start_log_snr: float = 10.0, end_log_snr: float = -10.0
     ) -> None:
         super().__init__(start_log_snr, end_log_snr)
-        self.offset = _number("offset", offset, above=0, or_equal=True)
+        self.offset = check_number("offset", offset, 0)
         self.speed = math.pi / 2 / (1 + self.offset)
         self.start_angle = self.speed * self.offset
+        _check_falls(self)
 
     def formula(self, times: Any) -> Any:
         # 1 − ᾱ as a product, for the difference of two nearly equal cosines has no digits left.
@@ -339,14 +344,15 @@ class SigmoidSchedule(BoundedSchedule):
         end_log_snr: float = -10.0,
     ) -> None:
         super().__init__(start_log_snr, end_log_snr)
-        self.start = _number("start", start)
-        self.end = _number("end", end, above=start)
-        self.tau = _number("tau", tau, above=0)
+        self.start = check_number("start", start)
+        self.end = check_number("end", end, above=self.start)
+        self.tau = check_number("tau", tau, above=0)
         # SNR is a ratio of two differences of σ; σ(a) − σ(b) = sinh((a − b) / 2) / (2 cosh(a / 2)
         # cosh(b / 2)) turns it into `exp(shift) * sinh(span * (1 - t)) / sinh(span * t)`.
         self.span = (self.end - self.start) / (2 * self.tau)
         start_softplus, end_softplus = np.logaddexp([self.start / self.tau, self.end / self.tau], 0)
         self.shift = float(start_softplus - end_softplus) + self.span
+        _check_falls(self)
 
     def formula(self, times: Any) -> Any:
         # log(sinh(x)) = x + log(1 - exp(-2x)) - log(2), which does not overflow.
@@ -423,7 +429,8 @@ class RectifiedFlowSchedule(BoundedSchedule):
         self, shift: float = 1.0, start_log_snr: float = 10.0, end_log_snr: float = -10.0
     ) -> None:
         super().__init__(start_log_snr, end_log_snr)
-        self.shift = _number("shift", shift, above=0)
+        self.shift = check_number("shift", shift, above=0)
+        _check_falls(self)
 
     def formula(self, times: Any) -> Any:
         return 2 * (ops.log(1 - times) - ops.log(times) - math.log(self.shift))
@@ -603,11 +610,7 @@ class LinearBetaSchedule(TimestepSchedule):
         continuous: bool = False,
         zero_terminal_snr: bool = False,
     ) -> None:
-        if not isinstance(num_timesteps, numbers.Integral) or num_timesteps < 2:
-            raise ValueError(
-                "`num_timesteps` must be an integer of at least 2. "
-                f"Received: num_timesteps={num_timesteps!r}"
-            )
+        num_timesteps = check_count("num_timesteps", num_timesteps, 2, LARGEST_LIST)
         if continuous and zero_terminal_snr:
             raise ValueError(
                 "`zero_terminal_snr` is for timesteps and must be False where `continuous` is "
@@ -615,7 +618,7 @@ class LinearBetaSchedule(TimestepSchedule):
             )
         self.continuous = bool(continuous)
         self.start_beta, self.end_beta = (
-            None if beta is None else _number(name, beta, above=0, below=1)
+            None if beta is None else check_number(name, beta, above=0, below=1)
             for name, beta in (("start_beta", start_beta), ("end_beta", end_beta))
         )
         # The standard ones, as rates, may exceed 1 for few timesteps: the product caps them.
@@ -629,7 +632,7 @@ class LinearBetaSchedule(TimestepSchedule):
             )
         self.start_root = start_beta ** (1 / self.power)
         self.end_root = end_beta ** (1 / self.power)
-        betas = np.linspace(self.start_root, self.end_root, int(num_timesteps)) ** self.power
+        betas = np.linspace(self.start_root, self.end_root, num_timesteps) ** self.power
         self.betas = np.minimum(betas, max(MAX_BETA, self.end_beta or 0))
         super().__init__(np.cumsum(np.log1p(-self.betas)), zero_terminal_snr)
         _check_apart("betas", self.levels)
@@ -707,32 +710,23 @@ def get(identifier: Any) -> Schedule:
 # Arguments, checked
 
 
-def _number(
-    name: str, value: Any, above: float = -math.inf, below: float = math.inf, or_equal: bool = False
-) -> float:
-    """`value` as a float between two bounds."""
-    allowed = "a finite number"
-    if above > -math.inf:
-        allowed += f" of at least {above}" if or_equal else f" above {above}"
-    if below < math.inf:
-        allowed += f"{' and' if above > -math.inf else ''} below {below}"
-    is_finite = (
-        isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    )
-    if not is_finite or not (above < float(value) < below or (or_equal and value == above)):
-        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
-    return float(value)
+def _check_falls(schedule: Schedule) -> None:
+    """Log-SNR must be finite and fall, in float32, or there would be no inverse."""
+    levels = ops.convert_to_numpy(schedule.log_snr(np.linspace(0, 1, 5, dtype="float32")))
+    if not (np.isfinite(levels).all() and (np.diff(levels) < 0).all()):
+        arguments = " and ".join(f"`{name}`" for name in schedule.get_config())
+        raise ValueError(
+            f"{arguments} must make log-SNR finite and strictly decreasing in float32. "
+            f"Received: {schedule}, of log-SNR {levels.tolist()}"
+        )
 
 
 def _check_table(name: str, table: Any) -> np.ndarray:
     """`table` as a float64 array whose entries are in range and in order."""
-    try:
-        table = np.array(ops.convert_to_numpy(table), "float64")
-    except (TypeError, ValueError):
-        table = np.empty((0, 0))
-    if table.ndim != 1 or len(table) < 2:
+    table = check_array(name, table).astype("float64")
+    if table.ndim != 1 or not 2 <= len(table) <= LARGEST_LIST:
         raise ValueError(
-            f"`{name}` must be a one-dimensional list of at least two numbers. "
+            f"`{name}` must be a one-dimensional list of 2 to {LARGEST_LIST:,} numbers. "
             f"Received: {name} of shape {table.shape}"
         )
     allowed = {

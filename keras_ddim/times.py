@@ -22,7 +22,14 @@ import keras
 import numpy as np
 
 from keras_ddim import schedules
-from keras_ddim.checks import check_choice, check_count, check_diffusion_times
+from keras_ddim.checks import (
+    LARGEST_LIST,
+    check_choice,
+    check_count,
+    check_diffusion_times,
+    check_list,
+    check_number,
+)
 from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite, timesteps_to_times
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -39,7 +46,7 @@ def uniform(num_steps: int) -> np.ndarray:
     >>> keras_ddim.times.uniform(4)
     [1.0, 0.75, 0.5, 0.25]
     """
-    num_steps = check_count("num_steps", num_steps)
+    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
     return 1.0 - np.arange(num_steps) / num_steps
 
 
@@ -79,13 +86,8 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
     Reference:
         [Lin et al., 2023](https://arxiv.org/abs/2305.08891), table 2, whose timesteps count from 1
     """
-    num_steps = check_count("num_steps", num_steps)
-    num_timesteps = check_count("num_timesteps", num_timesteps)
-    if num_timesteps < 2 or num_steps > num_timesteps:
-        raise ValueError(
-            "`num_timesteps` must be at least 2 and no fewer than `num_steps`. "
-            f"Received: num_timesteps={num_timesteps}, num_steps={num_steps}"
-        )
+    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
+    num_timesteps = check_count("num_timesteps", num_timesteps, least=max(2, num_steps))
     check_choice("spacing", spacing, SPACINGS)
     # Quotients of integers, so that halves are halves.
     if spacing == "leading":
@@ -112,7 +114,7 @@ def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
     Reference:
         [Lu et al., 2022, DPM-Solver](https://arxiv.org/abs/2206.00927)
     """
-    num_steps = check_count("num_steps", num_steps)
+    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
     schedule = schedules.get(schedule)
     start, end = _ends(schedule)
     return _times_from_start(np.linspace(end, start, num_steps + 1)[:-1], schedule)
@@ -126,7 +128,7 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
 
     Args:
         num_steps, schedule: See `keras_ddim.times`.
-        rho: Exponent, positive; the larger, the smaller the last steps. Defaults to 7.0.
+        rho: Exponent, at least 0.1; the larger, the smaller the last steps. Defaults to 7.0.
 
     Example:
 
@@ -136,10 +138,9 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     Reference:
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), eq. 5
     """
-    num_steps = check_count("num_steps", num_steps)
+    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
     schedule = schedules.get(schedule)
-    if not 0 < rho < math.inf:
-        raise ValueError(f"`rho` must be a positive finite number. Received: rho={rho!r}")
+    rho = check_number("rho", rho, schedules.SMALLEST_RHO)
     start_root, end_root = np.exp(_ends(schedule) / (-2 * rho))
     levels = -2 * rho * np.log(np.linspace(end_root, start_root, num_steps))
     return _times_from_start(levels, schedule)
@@ -156,7 +157,7 @@ def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
     >>> keras_ddim.times.from_log_snr([-7.5, 0.0, 5.0], "log_snr_linear")
     [1.0, 0.4, 0.0]
     """
-    values = _check_values("log_snr", log_snr, -math.inf, math.inf)
+    values = check_list("log_snr", log_snr, -math.inf, math.inf)
     return _times_of("log_snr", values, values, schedule)
 
 
@@ -168,7 +169,7 @@ def from_noise_variances(noise_variances: Any, schedule: Any) -> np.ndarray:
     >>> keras_ddim.times.from_noise_variances([0.9, 0.5, 0.1], "linear_variance")
     [0.9, 0.5, 0.1]
     """
-    values = _check_values("noise_variances", noise_variances, 0.0, 1.0)
+    values = check_list("noise_variances", noise_variances, 0.0, 1.0)
     with np.errstate(divide="ignore"):  # infinities are meant
         log_snr = np.log1p(-values) - np.log(values)
     return _times_of("noise_variances", values, log_snr, schedule)
@@ -182,7 +183,7 @@ def from_sigmas(sigmas: Any, schedule: Any) -> np.ndarray:
     >>> keras_ddim.times.from_sigmas([80.0, 0.002], "karras")
     [1.0, 0.0]
     """
-    values = _check_values("sigmas", sigmas, 0.0, math.inf)
+    values = check_list("sigmas", sigmas, 0.0, math.inf)
     with np.errstate(divide="ignore"):  # infinities are meant
         log_snr = -2 * np.log(values)
     return _times_of("sigmas", values, log_snr, schedule)
@@ -196,11 +197,8 @@ def from_timesteps(timesteps: Any, num_timesteps: int) -> np.ndarray:
     >>> keras_ddim.times.from_timesteps([999, 500, 100], num_timesteps=1000)
     [1.0, 0.5005, 0.1001]
     """
-    if check_count("num_timesteps", num_timesteps) < 2:
-        raise ValueError(
-            f"`num_timesteps` must be at least 2. Received: num_timesteps={num_timesteps}"
-        )
-    values = _check_values("timesteps", timesteps, 0, num_timesteps - 1)
+    num_timesteps = check_count("num_timesteps", num_timesteps, least=2)
+    values = check_list("timesteps", timesteps, 0, num_timesteps - 1)
     return timesteps_to_times(values, num_timesteps)
 
 
@@ -229,29 +227,10 @@ def renoised(diffusion_times: Any, stretch: int = 4, repeats: int = 2) -> np.nda
         [Xu et al., 2023, Restart Sampling](https://arxiv.org/abs/2306.14878)
     """
     times = check_diffusion_times(diffusion_times)
-    stretch, repeats = check_count("stretch", stretch), check_count("repeats", repeats)
-    if stretch < 2:
-        raise ValueError(f"`stretch` must be at least 2. Received: stretch={stretch}")
+    stretch = check_count("stretch", stretch, least=2)
+    repeats = check_count("repeats", repeats, most=LARGEST_LIST // len(times))
     starts = range(0, len(times), stretch)
     return np.concatenate([np.tile(times[i : i + stretch], repeats) for i in starts])
-
-
-def _check_values(name: str, values: Any, low: float, high: float) -> np.ndarray:
-    """`values` as a float64 array (steps,), all of them from `low` to `high`."""
-    try:
-        values = np.array(keras.ops.convert_to_numpy(values), "float64")
-    except (TypeError, ValueError):
-        values = np.empty((0, 0))
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(
-            f"`{name}` must be a one-dimensional list of at least one number. "
-            f"Received: {name} of shape {values.shape}"
-        )
-    wrong = np.flatnonzero(~((values >= low) & (values <= high)))
-    if wrong.size:
-        i = wrong[0]
-        raise ValueError(f"`{name}` must be in [{low}, {high}]. Received: {name}[{i}]={values[i]}")
-    return values
 
 
 def _times_of(name: str, values: Any, log_snr: Any, schedule: Any) -> np.ndarray:

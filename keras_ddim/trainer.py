@@ -3,12 +3,16 @@
 import itertools
 import math
 import types
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_ddim import checks
+from keras_ddim.files import check_path
 from keras_ddim.guard import (
     StopWhereLossIsNotFinite,
     check_loss,
@@ -20,6 +24,7 @@ from keras_ddim.parts import without_unused
 # Mean and variance of the pixels are known long before this; it bounds the delay of the first fit.
 IMAGES_TO_ADAPT = 100_000
 BATCHES_TO_ADAPT_FROM_GENERATOR = 16
+BATCHES_TO_ADAPT_FROM_ENDLESS = 1000
 
 
 class ImageTrainer(keras.Model):
@@ -34,6 +39,17 @@ class ImageTrainer(keras.Model):
     """
 
     class_names: list[str] | None
+    compiled_steps: Any
+
+    @property
+    def trainable(self) -> bool:
+        return keras.Model.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Model.trainable.fset(self, value)
+        if hasattr(self, "ema_network"):
+            self.ema_network.trainable = False
 
     def compile(
         self, optimizer: Any = None, loss: Any = "mean_absolute_error", **kwargs: Any
@@ -49,12 +65,17 @@ class ImageTrainer(keras.Model):
         Raises:
             ValueError: If `loss` is None.
         """
-        if loss is None:
-            raise ValueError("`loss` must be a Keras loss or its name. Received: loss=None")
+        check_trainable(self.network)
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(learning_rate=1e-3, weight_decay=1e-4)
+        self.loss_function = check_part("loss", loss, keras.losses.get)
+        optimizer = check_part("optimizer", optimizer, keras.optimizers.get)
+        if kwargs.get("auto_scale_loss", True) and any(
+            layer.compute_dtype == "float16" for layer in self.network._flatten_layers()
+        ):  # Keras looks at the policy of the model alone
+            is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            optimizer = optimizer if is_scaled else keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(optimizer, loss, **kwargs)
-        self.loss_function = keras.losses.get(loss)
         self._jit_compile_given = kwargs.get("jit_compile", "auto")
 
     @property
@@ -130,10 +151,12 @@ class ImageTrainer(keras.Model):
                 step.
         """
         x = self._prepare(x, y, kwargs.get("steps_per_epoch"), kwargs.get("verbose", "auto"))
+        y = self._targets(x, y, **kwargs)
         validation_data = kwargs.get("validation_data")
-        checks.check_images("validation_data", validation_data, self.image_shape)
-        if self.class_names and validation_data is not None:
-            checks.check_labelled("validation_data", validation_data)
+        if validation_data is not None:
+            checks.check_images("validation_data", validation_data, self.image_shape)
+            if self.class_names:
+                checks.check_labelled("validation_data", validation_data)
         if hasattr(x, "element_spec") or isinstance(x, types.GeneratorType):
             # Keras warns of its own default where it can't shuffle.
             kwargs.setdefault("shuffle", False)
@@ -156,19 +179,24 @@ class ImageTrainer(keras.Model):
             ValueError: As `fit`.
         """
         x = self._prepare(x, y, kwargs.get("steps"), kwargs.get("verbose", "auto"))
+        y = self._targets(x, y, **kwargs)
         if "_use_cached_eval_dataset" not in kwargs:  # else as part of `fit`, which is guarded
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"))
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""
-        logs = super().train_on_batch(self._prepare(x, y, verbose=0), y, *args, **kwargs)
+        checks.check_array("x", x)
+        x = self._prepare(x, y, verbose=0)
+        logs = super().train_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The losses on a batch of images; see `keras.Model.test_on_batch`."""
-        logs = super().test_on_batch(self._prepare(x, y, verbose=0), y, *args, **kwargs)
+        checks.check_array("x", x)
+        x = self._prepare(x, y, verbose=0)
+        logs = super().test_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 
@@ -179,19 +207,54 @@ class ImageTrainer(keras.Model):
             "`model.generate(num_images)`."
         )
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the model in one file, ending in ".keras"; see `keras.Model.save`."""
+        if str(filepath).lower().endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in .keras; from .h5, the model could not be loaded. "
+                f"Received: filepath={checks.brief(filepath)}"
+            )
+        if quantized_layers(self):
+            raise ValueError(
+                "`save` must come before `quantize`: what is quantized, files do not say. "
+                f"Received: {self.name} with quantized layers"
+            )
+        check_path(filepath, "filepath")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Raises: what training calls is nothing to serve. `ema_network` can be exported."""
+        raise ValueError(
+            "`export` has no meaning for a diffusion model; export its network by "
+            f"`model.ema_network.export(...)`. Received: filepath={checks.brief(filepath)}"
+        )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Quantizes weights, to generate with; see `keras.Model.quantize`."""
+        super().quantize(*args, **kwargs)
+        self.compiled_steps.clear()
+
     def adapt(self, x: Any, steps: int | None = None) -> None:
         """Sets the normalizer, and the preconditioning if any, to what the images are like.
 
         Args:
             x: Images in any form that `fit` takes.
-            steps: Number of batches to look at, for endless datasets. Defaults to None: as many
-                as hold 100,000 images.
+            steps: Number of batches to look at. Defaults to None: as many as hold 100,000 images,
+                and of an endless dataset 1,000 at most.
 
         Raises:
             ValueError: If the images are not of `image_shape`, or out of range, or not finite.
         """
         checks.check_images("x", x, self.image_shape)
+        if steps is not None:
+            steps = checks.check_count("steps", steps)
+        elif checks.is_endless(x):
+            steps = BATCHES_TO_ADAPT_FROM_ENDLESS
+        if isinstance(x, types.GeneratorType) and self.preconditioning is not None:
+            x = list(itertools.islice(x, steps))  # is looked at twice
+        self._adapt(x, steps)
 
+    def _adapt(self, x: Any, steps: int | None = None) -> None:
         def first_batches() -> Any:
             count = 0
             for batch in itertools.islice(checks.batches(x), steps):
@@ -211,7 +274,8 @@ class ImageTrainer(keras.Model):
     def _prepare(self, x: Any, y: Any, steps: int | None = None, verbose: Any = "auto") -> Any:
         """Checks `x` and `y`, adapts the normalizer if nobody has, and returns `x` for use."""
         if x is None:
-            raise ValueError("`x` must be images, such as an array or a `tf.data.Dataset`.")
+            raise ValueError("`x` must be images, such as an array. Received: x=None")
+        check_trainable(self.network, self.ema_network)
         checks.check_images("x", x, self.image_shape)
         if hasattr(x, "shape"):
             # An array can be checked before the first step; what is not, while it is read.
@@ -222,24 +286,88 @@ class ImageTrainer(keras.Model):
         elif self.class_names and not isinstance(x, types.GeneratorType):
             checks.check_labelled("x", x)
         if not self.normalizer.is_adapted:
-            images = x
             if isinstance(x, types.GeneratorType):
                 # It gives each batch only once: look at the first few, then hand them back.
                 images = list(itertools.islice(x, BATCHES_TO_ADAPT_FROM_GENERATOR))
                 x = itertools.chain(images, x)
-            self.adapt(images, steps)
+                self._adapt(images)
+            else:
+                self.adapt(x, steps)
             if verbose != 0:
-                print("Adapted the normalizer to the images' mean and variance.")
+                count = int(self.normalizer.num_images.numpy())
+                print(f"Adapted the normalizer to the mean and variance of {count} images.")
         if isinstance(x, (types.GeneratorType, itertools.chain)):
             # Keras takes only generators, and those only of tuples.
             x = (self._checked(batch if isinstance(batch, tuple) else (batch,)) for batch in x)
         return x
+
+    def _targets(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """What Keras is to hold for the targets of arrays: labels, or something in their place.
+
+        Where there are none, it would drop the weights of images.
+        """
+        if self.class_names or not hasattr(x, "shape"):
+            return y
+        if class_weight is not None:
+            raise ValueError(
+                "`class_weight` must be None for a model whose network takes no labels. "
+                f"Received: class_weight={checks.brief(class_weight)}"
+            )
+        return None if sample_weight is None else np.zeros(len(x), "float32")
 
     def _checked(self, batch: tuple) -> tuple:
         """A generator's batch, which may turn out to lack labels."""
         if self.class_names:
             checks.check_labelled("x", batch)
         return batch
+
+
+def check_part(name: str, identifier: Any, get: Callable) -> Any:
+    """The loss or optimizer that Keras knows by `identifier`, or a function."""
+    try:
+        part = get(identifier)
+    except (TypeError, ValueError):
+        part = None
+    if part is None:
+        raise ValueError(
+            f"`{name}` must be a single {name} of Keras or its name, or a function. "
+            f"Received: {name}={checks.brief(identifier)}"
+        )
+    is_function = isinstance(part, types.FunctionType) and not part.__module__.startswith("keras.")
+    if is_function and keras.saving.get_registered_name(part) == part.__name__:
+        warnings.warn(
+            f"`{name}` is a function that saved models do not load with; register it by "
+            "`keras.saving.register_keras_serializable`. "
+            f"Received: {name}={checks.brief(identifier)}",
+            stacklevel=3,
+        )
+    return part
+
+
+def quantized_layers(network: keras.Model) -> list:
+    return [x for x in network._flatten_layers() if getattr(x, "quantization_mode", None)]
+
+
+def check_trainable(network: keras.Model, ema_network: keras.Model | None = None) -> None:
+    """Raises unless `network` can be trained, and its weights averaged in `ema_network`."""
+    halves = [layer.name for layer in network._flatten_layers() if layer.dtype == "float16"]
+    if halves:
+        raise ValueError(
+            "`network` must have weights of more digits than float16 to be trained, such as by "
+            f'`dtype="mixed_float16"`. Received: network with {checks.brief(halves)} in float16'
+        )
+    if ema_network is None:
+        return
+    quantized = quantized_layers(network)
+    shapes = [[tuple(weight.shape) for weight in n.weights] for n in (network, ema_network)]
+    if quantized or shapes[0] != shapes[1]:
+        raise ValueError(
+            "`network` must have the weights that the averaged one has, neither quantized nor with "
+            f"LoRA, to be trained. Received: network with {len(shapes[0])} weights, for "
+            f"{len(shapes[1])}, of {len(quantized)} quantized layers"
+        )
 
 
 def _guarded(callbacks: Any) -> Any:

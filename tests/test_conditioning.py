@@ -187,7 +187,7 @@ def test_times_of_a_batch_are_evenly_spread():
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (LogSNR, (3.0, 2.0), "min_log_snr=3.0, max_log_snr=2.0"),
+        (LogSNR, (3.0, 2.0), "below 2. Received: min_log_snr=3.0"),
         (LogSNR, (math.nan,), "min_log_snr=nan"),
         (Timestep, (None,), "training schedule"),
         (Timestep, ("nothing",), "schedule='nothing'"),

@@ -1,5 +1,6 @@
 """Images from a folder: classes, formats, corrupt files, caches."""
 
+import os
 import warnings
 
 import numpy as np
@@ -213,3 +214,35 @@ def test_folders_without_images(tmp_path):
         load_images(str(tmp_path))
     with pytest.raises(ValueError, match=r"must be a folder, not a file. Received: source="):
         load_images(tmp_path / "a.png")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    """To read from a pipe would never end."""
+    save(tmp_path / "ok.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to("nothing")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    for cache in (True, False, str(tmp_path / "cache")):
+        with pytest.warns(UserWarning, match="3 of 4 files"):
+            train, _ = load_images(tmp_path, 4, validation_split=0, cache=cache)
+        assert len(gather(train)) == 1
+
+
+def test_names_that_are_no_text(tmp_path):
+    save(tmp_path / "\udcff" / "\udcfe.png")
+    train, _ = load_images(tmp_path, 4, validation_split=0, cache=str(tmp_path / "cache"))
+    assert train.class_names == ["\\xff"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_large_images_are_made_smaller_first(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("keras_ddim.data.folder.LARGE_IMAGE", 32 * 32)
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((40, 40, 1))).astype("uint8")
+        Image.fromarray(pixels).save(tmp_path / f"{i}.{suffix}", **{"quality": 95} if i else {})
+    small, _ = load_images(tmp_path, 4, validation_split=0, shuffle=False)
+    monkeypatch.setattr("keras_ddim.data.folder.LARGE_IMAGE", 2**22)
+    whole, _ = load_images(tmp_path, 4, validation_split=0, shuffle=False)
+    np.testing.assert_allclose(gather(small), gather(whole), atol=0.03)

@@ -237,7 +237,7 @@ def test_sigmoid_is_the_formula():
         x = start + times * (end - start)
         expected = logistic(end / tau) - logistic(x / tau)
         expected /= logistic(end / tau) - logistic(start / tau)
-        signal_rates = numpy(SigmoidSchedule(start, end, tau, 20, -20).rates(times)[1])
+        signal_rates = numpy(SigmoidSchedule(start, end, tau, 15, -15).rates(times)[1])
         np.testing.assert_allclose(signal_rates**2, expected, rtol=0, atol=1e-9)
 
 
@@ -370,9 +370,9 @@ def test_timesteps_are_times(timestep):
         ({"betas": [0.1, 1.0]}, r"below 1. Received: betas\[1\]=1.0"),
         ({"betas": [0.0, 0.1]}, r"above 0 and below 1. Received: betas\[0\]=0.0"),
         ({"betas": [0.1, math.nan]}, r"Received: betas\[1\]=nan"),
-        ({"betas": [0.1]}, r"at least two numbers. Received: betas of shape \(1,\)"),
+        ({"betas": [0.1]}, r"2 to 100,000 numbers. Received: betas of shape \(1,\)"),
         ({"betas": [[0.1, 0.2]]}, "one-dimensional"),
-        ({"betas": "linear"}, "one-dimensional list"),
+        ({"betas": "linear"}, "betas='linear'"),
         ({"betas": [0.1, 1e-12]}, "level of its own in float32"),
         ({"alphas_cumprod": [0.5, 0.6]}, r"alphas_cumprod\[0\]=0.5, alphas_cumprod\[1\]=0.6"),
         ({"alphas_cumprod": [0.9, 0.5, 0.6, 0.1]}, r"strictly decreasing.*alphas_cumprod\[2\]=0.6"),
@@ -395,13 +395,13 @@ def test_table_errors(arguments, message):
     [
         (CosineSchedule, {"min_signal_rate": 0.99}, "min_signal_rate=0.99"),
         (CosineSchedule, {"min_signal_rate": math.nan}, "min_signal_rate=nan"),
-        (LogSNRLinearSchedule, {"end_log_snr": 6}, "below 5.0. Received: end_log_snr=6"),
+        (LogSNRLinearSchedule, {"end_log_snr": 6}, "below 5. Received: end_log_snr=6"),
         (LogSNRLinearSchedule, {"start_log_snr": math.inf}, "finite number"),
         (KarrasSchedule, {"sigma_min": 0}, "above 0. Received: sigma_min=0"),
         (KarrasSchedule, {"sigma_max": 0.001}, "above 0.002. Received: sigma_max=0.001"),
         (KarrasSchedule, {"rho": -7}, "rho=-7"),
         (ImprovedCosineSchedule, {"offset": -0.1}, "of at least 0. Received: offset=-0.1"),
-        (ImprovedCosineSchedule, {"end_log_snr": 9}, "below 8.0. Received: end_log_snr=9"),
+        (ImprovedCosineSchedule, {"end_log_snr": 9}, "below 8. Received: end_log_snr=9"),
         (SigmoidSchedule, {"start": 4}, "end=3.0"),
         (SigmoidSchedule, {"tau": "1"}, "tau='1'"),
         (LinearVarianceSchedule, {"start_log_snr": None}, "start_log_snr=None"),

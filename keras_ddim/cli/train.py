@@ -101,7 +101,7 @@ def run(line: options.CommandLine) -> None:
     interrupts.explain = functools.partial(kept, folder)
     options.check_data(args.data, args.data_dir)
     if model is None:
-        check_sizes((*args.image_size, args.channels or 3), args.widths, None)
+        check_sizes((*args.image_size, args.channels or 3), args.widths, args.block_depth, None)
     train_images, val_images = load_images(
         args.data,
         args.image_size,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_ddim.checks import ALLOWED_IMAGES, RANGE_TOLERANCE
+from keras_ddim.checks import ALLOWED_IMAGES, RANGE_TOLERANCE, check_array
 from keras_ddim.data.pipeline import NO_LABEL, Options, Part, look_up, prepare, split
 
 
@@ -14,8 +14,11 @@ def load(source: Any, options: Options) -> tuple[Part, Part | None]:
     images, labels = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
     images = _check_images(images)[: options.num_images]
     if options.labels and labels is None:
-        raise ValueError("`labels=True` needs `source` to be a tuple (images, labels) of arrays.")
-    labels = np.full(len(images), NO_LABEL) if labels is None else np.asarray(labels)
+        raise ValueError(
+            "`labels=True` needs `source` to be a tuple (images, labels) of arrays. "
+            "Received: source without labels"
+        )
+    labels = np.full(len(images), NO_LABEL) if labels is None else check_array("labels", labels)
     labels = labels[: options.num_images] if labels.ndim else labels
     if labels.dtype.kind not in "biuf" or labels.shape[:1] != images.shape[:1]:
         raise ValueError(
@@ -37,10 +40,7 @@ def _check_images(images: Any) -> np.ndarray:
     )
     if not hasattr(images, "__array__") and not isinstance(images, list):
         raise ValueError(f"{allowed}. Received: source of type {type(images).__name__}")
-    try:
-        images = np.asarray(images)
-    except ValueError:
-        raise ValueError(f"{allowed}. Received: a list of images of different shapes") from None
+    images = check_array("source", images, allowed.removeprefix("`source` must be "))
     shape = images.shape
     if images.ndim == 3:
         images = images[..., None]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_ddim.checks import check_count, check_integers, check_seed
+from keras_ddim.checks import brief, check_choice, check_count, check_integers, check_seed
 
 _CHUNK_PIXELS = 2**16  # drawn at once: few enough to stay in the processor's cache
 _DRAWS_PER_IMAGE = 96  # random numbers, more than any family uses
@@ -277,8 +277,7 @@ def draw_flowers(
     num_images = check_count("num_images", num_images)
     height, width = check_image_size(image_size)
     seed = check_seed(seed)
-    if dtype not in ("float32", "uint8"):
-        raise ValueError(f'`dtype` must be "float32" or "uint8". Received: dtype={dtype!r}')
+    check_choice("dtype", dtype, ("float32", "uint8"))
 
     # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
@@ -312,7 +311,7 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     except ValueError:
         raise ValueError(
             "`image_size` must be an integer of at least 1, or (height, width) of two. "
-            f"Received: image_size={image_size!r}"
+            f"Received: image_size={brief(image_size)}"
         ) from None
     return height, width
 

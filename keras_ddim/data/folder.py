@@ -1,6 +1,9 @@
 """Images from the files of a folder, decoded by Pillow; its sub-folders are the classes."""
 
+import contextlib
+import math
 import os
+import threading
 import warnings
 
 import numpy as np
@@ -11,6 +14,10 @@ from keras_ddim.data import pipeline
 from keras_ddim.data.pipeline import NO_LABEL, Options, Pair, Part
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+# Images of more pixels than this are made smaller before they are resized.
+LARGE_IMAGE = 2**22
+ONE_AT_A_TIME, NO_LOCK = threading.Lock(), contextlib.nullcontext()
 _UNREADABLE = -2  # in place of a label
 
 
@@ -25,7 +32,7 @@ def load(folder: str, options: Options) -> tuple[Part, Part | None, list[str] | 
 
     def decode(index: int) -> tuple[np.ndarray, np.int64]:
         try:
-            return _read_rgba(paths[index]), classes[index]
+            return _read_rgba(paths[index], options), classes[index]
         except Exception:  # whatever Pillow raises, and it raises many, the file is of no use
             return np.zeros((1, 1, 4), np.uint8), np.int64(_UNREADABLE)
 
@@ -40,7 +47,7 @@ def load(folder: str, options: Options) -> tuple[Part, Part | None, list[str] | 
         labels = np.concatenate([labels for _, labels in batches])
         read_batches = pipeline.read_each(read)
     else:
-        times = [] if options.cache is True else [os.stat(path).st_mtime_ns for path in paths]
+        times = [] if options.cache is True else [_modified(path) for path in paths]
         images, labels = pipeline.store(elements, options, paths.tolist(), times)
         read_batches = pipeline.look_up(images, labels)
     _report(paths[labels == _UNREADABLE], len(paths), folder)
@@ -91,26 +98,54 @@ def _list_images(folder: str, labels: bool) -> tuple[np.ndarray, np.ndarray, lis
             "`labels=True` needs `source` to be a folder whose images are all in sub-folders, one "
             f"for each class; {classless[0]!r} is not. Received: source={folder!r}"
         )
-    class_names = sorted({names[0] for names in steps if len(names) > 1})
-    numbers = {name: number for number, name in enumerate(class_names)}
+    folder_names = sorted({names[0] for names in steps if len(names) > 1})
+    numbers = {name: number for number, name in enumerate(folder_names)}
+    # Names that are not UTF-8 are none that could be printed.
+    class_names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in folder_names]
     classes = np.array([numbers.get(names[0], NO_LABEL) for names in steps], np.int64)
     return np.array(paths), classes, class_names or None
+
+
+def _modified(path: str) -> int:
+    """When a file was last changed; 0 of what is no file, such as a link to nowhere."""
+    return os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+
+
+def _open(path: str) -> Image.Image:
+    if not os.path.isfile(path):  # to read from a pipe or a device may never end
+        raise OSError(f"not a file: {path}")
+    return Image.open(path, formats=FORMATS)
 
 
 def _is_grey(path: str) -> bool:
     """Whether an image file has no colours, judging by its header; an unreadable one has none."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             return image.mode[0] in "1LI"
     except Exception:
         return True
 
 
-def _read_rgba(path: str) -> np.ndarray:
-    """Pixels of an image file, upright, as integers of shape (height, width, 4)."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
+def _read_rgba(path: str, options: Options) -> np.ndarray:
+    """Pixels of an image file, upright, as integers of shape (height, width, 4).
+
+    Of a large image, averages of blocks of pixels, which need less memory from there on; and of
+    large images, one is decoded at a time.
+    """
+    with _open(path) as image, ONE_AT_A_TIME if _block(image, options) > 1 else NO_LOCK:
+        block = _block(image, options)
+        image.draft(None, (image.width // block, image.height // block))  # JPEG can do so itself
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):
             # Pillow would cut 16 bits off at 255 rather than scale them.
             image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        block = _block(image, options)
+        if block > 1:
+            image = (image.convert("RGBA") if image.mode in ("P", "1") else image).reduce(block)
         return np.asarray(image.convert("RGBA"))
+
+
+def _block(image: Image.Image, options: Options) -> int:
+    """Side of the blocks of pixels that are averaged: 1 unless an image is large."""
+    most = max(LARGE_IMAGE, 16 * options.height * options.width)
+    return math.ceil(math.sqrt(image.width * image.height / most))

@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
-from keras_ddim.checks import check_choice, check_count, check_seed
+from keras_ddim.checks import check_choice, check_count, check_number, check_seed
 from keras_ddim.data.flowers import FAMILIES, PLAIN_FAMILIES, check_image_size, draw_flowers
+from keras_ddim.files import check_path
 
 
 def load_images(
@@ -86,18 +87,16 @@ def load_images(
     seed = check_seed(seed)
     if num_images is not None:
         num_images = check_count("num_images", num_images)
-    if channels not in (None, 1, 3, 4):
-        raise ValueError(f"`channels` must be None, 1, 3 or 4. Received: channels={channels!r}")
+    check_choice("channels", channels, (None, 1, 3, 4))
     check_choice("fit", fit, ("crop", "pad"))
-    if not isinstance(cache, (bool, str, os.PathLike)) or cache == "":
-        raise ValueError(f"`cache` must be True, False or a path. Received: cache={cache!r}")
-    if validation_split is not None and not (
-        isinstance(validation_split, (int, float)) and 0 <= validation_split < 1
-    ):
-        raise ValueError(
-            "`validation_split` must be None or a number of at least 0 and below 1. "
-            f"Received: validation_split={validation_split!r}"
-        )
+    if not isinstance(cache, bool):
+        cache = str(check_path(cache, "cache"))
+    if data_dir is not None:
+        check_path(data_dir, "data_dir")
+    if isinstance(source, (str, os.PathLike)):
+        check_path(source, "source")
+    if validation_split is not None:
+        validation_split = check_number("validation_split", validation_split, 0, below=1)
     try:
         import tensorflow  # noqa: F401
     except ModuleNotFoundError as error:
@@ -117,7 +116,7 @@ def load_images(
         official_split=validation_split is None,
         num_images=num_images,
         seed=seed or 0,
-        cache=cache if isinstance(cache, bool) else os.fspath(cache),
+        cache=cache,
     )
     class_names = None
     if isinstance(source, str) and source in ("flowers", "plain_flowers"):

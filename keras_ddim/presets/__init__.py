@@ -4,14 +4,21 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import h5py
 
-from keras_ddim.files import Path, check_suffix, write_whole
+from keras_ddim.checks import check_model
+from keras_ddim.files import Path, check_path, check_suffix, write_whole
 
 FOLDER = pathlib.Path(__file__).parent
 WEIGHTS = "model.weights.h5"  # of Keras's archives
+# What Keras raises of files that are damaged, or of something else.
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, ImportError),
+    *(zipfile.BadZipFile, zlib.error, ArithmeticError, EOFError),
+)
 
 
 def names() -> list[str]:
@@ -31,7 +38,7 @@ def path_of(preset: Path) -> str:
     Args:
         preset: One of `names()`, or a path or address that `keras.saving.load_model` takes.
     """
-    name = str(preset)
+    name = str(check_path(preset, "preset"))
     return str(FOLDER / f"{name}.keras") if name in names() else name
 
 
@@ -51,6 +58,7 @@ def save_preset(model: Any, path: Path) -> None:
         ValueError: If `path` does not end so.
     """
     check_suffix(path, [".keras"])
+    check_model("model", model)
     # Made anew, for what is compiled is saved with its optimizer.
     copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
