@@ -42,7 +42,8 @@ def play(model: keras_ddim.DiffusionModel, number: int, path: str) -> keras_ddim
     model.fit(rng.random((16, 8, 8, 1), "float32"), batch_size=8, verbose=0)
     times = np.sort(rng.uniform(0.02, 1.0, size=rng.integers(1, 9)))[::-1]
     sampler = SAMPLERS[number % len(SAMPLERS)]
-    images = model.generate(int(rng.integers(1, 20)), times, sampler=sampler, seed=number)
+    count = int(rng.integers(1, 20))
+    images = model.generate(count, times, sampler=sampler, seed=number, verbose=0)
     assert np.isfinite(images).all()
     model.save(path)
     return model if number % ROUNDS_OF_A_MODEL else keras.saving.load_model(path)
