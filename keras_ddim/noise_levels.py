@@ -68,7 +68,9 @@ def as_float(values: Any) -> Any:
     """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
     if not isinstance(values, keras.KerasTensor):
         if not ops.is_tensor(values):
+            is_python = not hasattr(values, "dtype")  # which has no precision of its own
             values = check_array("log_snr or diffusion_times", values)
+            values = values.astype("float32") if is_python else values
         values = ops.convert_to_tensor(values)
     if not any(kind in str(values.dtype) for kind in ("float", "int", "bool")):
         raise ValueError(

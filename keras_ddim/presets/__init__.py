@@ -27,7 +27,7 @@ def names() -> list[str]:
     Example:
 
     >>> keras_ddim.presets.names()
-    ['flowers']
+    ['fashion_mnist', 'flowers']
     """
     return sorted(path.stem for path in FOLDER.glob("*.keras"))
 
