@@ -8,6 +8,7 @@ import zipfile
 import keras
 import pytest
 
+import keras_ddim
 from keras_ddim import cli, plots
 
 MISTAKES = [
@@ -49,12 +50,18 @@ MISTAKES = [
     ),
     ("generate flowers --seed -1", "--seed: must be an integer of at least 0"),
     ("generate flowers --guidance-interval 0.9,0.1", "the lower first, such as 0.2,0.8"),
-    ("generate flowers --guidance-scale 2", "--guidance-scale must be 1 where there are neither"),
+    (
+        "generate mine.keras --guidance-scale 2",
+        "--guidance-scale must be 1 where there are neither",
+    ),
     # names
     ("generate flowers --sampler DDIMM", "did you mean ddim?"),
     ("generate flowers --sampler euler_a", "--sampler: must be one of adams_bashforth, ddim"),
     ("generate flowers --clip true", "--clip: must be one of none, static, dynamic"),
-    ("generate flowers --label rose", "--label must be None for a model whose network takes none"),
+    (
+        "generate mine.keras --label rose",
+        "--label must be None for a model whose network takes none",
+    ),
     ("generate flower", "no preset but flowers; did you mean flowers?"),
     (
         "generate modle.keras",
@@ -91,10 +98,10 @@ MISTAKES = [
     ("train --resume", "model.keras"),
     ("optimize-times flowers", "--output must name another file"),
     # evaluation, which would train a classifier first
-    ("evaluate flowers", "flowers does not say what it was trained on; give its --data"),
+    ("evaluate mine.keras", "mine.keras does not say what it was trained on; give its --data"),
     ("evaluate flowers --data flowers --times 0.2,0.5 --sampler unipc", "--times must decrease"),
-    ("evaluate flowers --data flowers --guidance-scale 2", "--guidance-scale must be 1 where"),
-    ("evaluate flowers --data flowers --label rose", "--label must be None for a model"),
+    ("evaluate mine.keras --data flowers --guidance-scale 2", "--guidance-scale must be 1 where"),
+    ("evaluate mine.keras --data flowers --label rose", "--label must be None for a model"),
     ("evaluate flowers --data flowers --num-images 3", "an integer of at least 4"),
     ("evaluate flowers --encoder vgg", "must be classifier, inception_v3, or the .keras file"),
     ("evaluate flowers --encoder inception-v3", "did you mean inception_v3?"),
@@ -112,6 +119,7 @@ def folder(tmp_path_factory):
     (path / "text.keras").write_text("no model")
     with zipfile.ZipFile(path / "model.keras", "w"):
         pass
+    keras_ddim.recipe((8, 8, 3), 10, widths=(4,)).save(path / "mine.keras")
     return path
 
 
