@@ -62,7 +62,7 @@ MISTAKES = [
         "generate mine.keras --label rose",
         "--label must be None for a model whose network takes none",
     ),
-    ("generate flower", "no preset but flowers; did you mean flowers?"),
+    ("generate flower", "no preset but fashion_mnist, flowers; did you mean flowers?"),
     (
         "generate modle.keras",
         "there is no file modle.keras, and no preset but flowers",
