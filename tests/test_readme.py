@@ -63,7 +63,7 @@ def test_python_runs(tmp_path, monkeypatch):
     for block in blocks:
         small = block.replace("image_size=32", "image_size=8, num_images=80")
         small = small.replace("(32, 32, 3)", "(8, 8, 3)").replace("epochs = 4", "epochs = 1")
-        small = small.replace("(32)", "(8)").replace("< 16)", "< 4)")
+        small = small.replace("(model, 4,", "(model, 4, num_images=2, teacher_times=8,")
         exec(compile(small, "README.md", "exec"), namespace)
     assert (tmp_path / "images.png").exists() and (tmp_path / "flowers.keras").exists()
 
