@@ -616,7 +616,8 @@ def test_module_runs_as_a_program():
     command = [sys.executable, "-m", "keras_ddim", "generate", "none.keras"]
     wrong = subprocess.run(command, capture_output=True, text=True)
     assert wrong.returncode == 2
-    missing = "there is no file none.keras, and no preset but flowers"
+    names = ", ".join(keras_ddim.presets.names())
+    missing = f"there is no file none.keras, and no preset but {names}"
     assert wrong.stderr.splitlines()[-1] == f"keras-ddim generate: error: MODEL: {missing}"
 
 
