@@ -65,7 +65,7 @@ MISTAKES = [
     ("generate flower", "no preset but fashion_mnist, flowers; did you mean flowers?"),
     (
         "generate modle.keras",
-        "there is no file modle.keras, and no preset but flowers",
+        "there is no file modle.keras, and no preset but ",
     ),
     ("generate empty", "must be a file, or a folder with model.keras in it. Received: 'empty'"),
     ("generate text.keras", "text.keras is not a .keras file"),
