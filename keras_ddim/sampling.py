@@ -414,6 +414,10 @@ def generate(
     levels = [level if level is None else np.float32(level) for level in levels]
     pairs = _pairs(levels)
     steps = _one_for_each(step, levels)
+    if not all(isinstance(each, (Step, CompiledStep)) for each in steps):
+        raise ValueError(
+            f"`step` must be a `Step` or a `CompiledStep`. Received: step={checks.brief(step)}"
+        )
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     # Batches of one size, so that one shape is compiled: the last is filled up.

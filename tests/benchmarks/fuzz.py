@@ -327,6 +327,8 @@ def outcome(run: Callable, names: Any, nan_is_odd: bool = True) -> Iterator[str]
         message = str(error)
         is_named = any(re.search(rf"\b{name}\b", message) for name in names)
         is_sentence = "\n" not in message and len(message) < 1000 and "Received" in message
+        if isinstance(error, OSError) and error.filename:  # as of `open`, which names the file
+            is_named = is_sentence = True
         if isinstance(error, (ValueError, TypeError, OSError)) and is_named and is_sentence:
             yield "clear"
         else:
