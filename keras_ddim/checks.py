@@ -125,10 +125,10 @@ def check_array(name: str, values: Any, allowed: str = "an array") -> np.ndarray
 
 
 def check_mapping(name: str, value: Any) -> dict:
-    """`value` as a dictionary whose keys are texts, at least one."""
-    if not hasattr(value, "items") or not value or not all(isinstance(k, str) for k in value):
+    """`value` as a dictionary that is not empty."""
+    if not hasattr(value, "items") or not value:
         raise ValueError(
-            f"`{name}` must be a dictionary with at least one text as key. "
+            f"`{name}` must hold at least one entry of a dictionary. "
             f"Received: {name}={brief(value)}"
         )
     return dict(value)
