@@ -80,6 +80,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.writer: Any = None
         if log_dir is not None:
             # In a folder of its own, as TensorBoard follows one file in each.
+            check_path(log_dir, "log_dir")
             self.writer = _event_writer(pathlib.Path(log_dir) / "samples")
         self.num_images = checks.check_count("num_images", num_images)
         self.by_class = by_class

@@ -96,10 +96,11 @@ def check_number(
     if is_finite and low <= value <= high and above < value < below:
         return float(value)
     bounds = {"of at least": low, "above": above, "of at most": high, "below": below}
-    allowed = [f" {word} {bound:.4g}" for word, bound in bounds.items() if math.isfinite(bound)]
-    raise ValueError(
-        f"`{name}` must be a finite number{' and'.join(allowed)}. Received: {name}={brief(value)}"
-    )
+    limits = [f" {word} {bound:.4g}" for word, bound in bounds.items() if math.isfinite(bound)]
+    allowed = f"a finite number{' and'.join(limits)}"
+    if math.isfinite(high - low):
+        allowed = f"a number in [{low:.4g}, {high:.4g}]"
+    raise ValueError(f"`{name}` must be {allowed}. Received: {name}={brief(value)}")
 
 
 def check_array(name: str, values: Any, allowed: str = "an array") -> np.ndarray:
@@ -125,10 +126,10 @@ def check_array(name: str, values: Any, allowed: str = "an array") -> np.ndarray
 
 
 def check_mapping(name: str, value: Any) -> dict:
-    """`value` as a dictionary whose keys are texts, at least one."""
-    if not hasattr(value, "items") or not value or not all(isinstance(k, str) for k in value):
+    """`value` as a dictionary that is not empty."""
+    if not hasattr(value, "items") or not value:
         raise ValueError(
-            f"`{name}` must be a dictionary with at least one text as key. "
+            f"`{name}` must hold at least one entry of a dictionary. "
             f"Received: {name}={brief(value)}"
         )
     return dict(value)

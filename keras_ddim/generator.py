@@ -153,8 +153,7 @@ class Generator(Planner):
         if initial_images is not None:
             initial_images = self.normalize("initial_images", initial_images, num_images)
         seed = self._next_seed() if seed is None else checks.check_seed(seed)
-        if first != 0:
-            first = checks.check_count("first", first)
+        first = checks.check_count("first", first, 0)
         guidance = check_guidance(
             guidance_scale, guidance_interval, guidance_rescale, guide_model, guidance_fn
         )

@@ -119,6 +119,7 @@ def covered(features: np.ndarray, other_features: np.ndarray, neighbors: int = 3
     Reference:
         [Kynkäänniemi et al., 2019](https://arxiv.org/abs/1904.06991)
     """
+    neighbors = checks.check_count("neighbors", neighbors)
     features = _check_features(features, neighbors + 1)
     other_features = _check_features(other_features, 1)
     # The nearest of all is the point itself.

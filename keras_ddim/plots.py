@@ -107,15 +107,16 @@ def plot_images(
     """
     images, columns = _check_images(images), _check_columns(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    if len(row_labels) not in (0, rows):
+    is_list = isinstance(row_labels, (list, tuple))
+    if not is_list or len(row_labels) not in (0, rows):
         raise ValueError(
-            f"`row_labels` must be as many as rows, {rows}. "
+            f"`row_labels` must be a list of texts, as many as rows, {rows}. "
             f"Received: row_labels={checks.brief(row_labels)}"
         )
     grid = image_grid(images, columns)
     factor = min(GRID_PIXELS // max(grid.shape[:2]), IMAGE_PIXELS // max(images.shape[1:3]))
     grid = grid.repeat(max(factor, 1), axis=0).repeat(max(factor, 1), axis=1)
-    if path is not None and not row_labels and pathlib.Path(path).suffix == ".png":
+    if path is not None and not row_labels and pathlib.Path(check_path(path)).suffix == ".png":
         save_image(grid, path)  # pixel by pixel
         return None
     height, width, channels = grid.shape

@@ -4,6 +4,8 @@ import time
 
 import keras
 
+from keras_ddim.checks import check_choice
+
 SECONDS_BEFORE_PROGRESS = 2.0
 
 
@@ -20,6 +22,7 @@ class Progress:
         self.target, self.unit_name, self.verbose = target, unit_name, verbose
         self.done = 0
         self.start: float | None = None
+        check_choice("verbose", verbose, (0, 1, "auto"))
         self.bar = self._make_bar() if verbose == 1 else None
 
     def _make_bar(self) -> keras.utils.Progbar:

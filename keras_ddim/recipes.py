@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_ddim.checks import check_count, check_model, check_number
+from keras_ddim.checks import check_class_names, check_count, check_model, check_number
 from keras_ddim.model import DiffusionModel
 from keras_ddim.networks import ModulatedUNet
 from keras_ddim.preconditioning import SpectralPreconditioning
@@ -63,6 +63,7 @@ def recipe(
     model.fit(train_images, validation_data=val_images, epochs=epochs)
     ```
     """
+    class_names = check_class_names(class_names)
     num_classes = None if class_names is None else len(class_names)
     if "network" not in kwargs:
         kwargs["network"] = ModulatedUNet(
@@ -167,6 +168,7 @@ def compile_for(
         num_steps: Number of batches that it will be trained on, in all.
         learning_rate: The highest of the run. Defaults to 2e-3.
     """
+    check_model("model", model)
     # Without weight decay, which decided nothing, and for which Keras computes the schedule anew
     # for each weight.
     optimizer = keras.optimizers.Adam(

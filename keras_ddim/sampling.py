@@ -408,12 +408,17 @@ def generate(
         float32 NumPy array (num_images, *image_shape).
     """
     num_images = checks.check_count("num_images", num_images)
+    first = checks.check_count("first", first, 0)
     batch_size = checks.check_count("batch_size", BATCH_SIZE if batch_size is None else batch_size)
     image_shape = checks.check_image_shape(image_shape)
     levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
     levels = [level if level is None else np.float32(level) for level in levels]
     pairs = _pairs(levels)
     steps = _one_for_each(step, levels)
+    if not steps or not all(isinstance(each, (Step, CompiledStep)) for each in steps):
+        raise ValueError(
+            f"`step` must be a `Step` or a `CompiledStep`. Received: step={checks.brief(step)}"
+        )
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     # Batches of one size, so that one shape is compiled: the last is filled up.

@@ -169,7 +169,7 @@ class TestInterpolation:
         noise = np.ones((4, 4, 1))
         with pytest.raises(ValueError, match="`first` and `second` must be of one shape"):
             keras_ddim.interpolate(noise, noise[:2])
-        with pytest.raises(ValueError, match="`num_steps` must be at least 2"):
+        with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 2"):
             keras_ddim.interpolate(noise, noise, 1)
 
 
@@ -226,7 +226,7 @@ class TestListsThatRise:
         listed = times.renoised([1.0, 0.75, 0.5, 0.25, 0.1], stretch=2, repeats=2)
         assert listed.tolist() == [1.0, 0.75, 1.0, 0.75, 0.5, 0.25, 0.5, 0.25, 0.1, 0.1]
         assert times.renoised(4, 3, 1).tolist() == [1.0, 0.75, 0.5, 0.25]
-        with pytest.raises(ValueError, match="`stretch` must be at least 2"):
+        with pytest.raises(ValueError, match="`stretch` must be an integer of at least 2"):
             times.renoised(4, 1)
 
 

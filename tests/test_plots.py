@@ -178,7 +178,7 @@ def test_a_figure_saved_by_hand_has_its_labels(tmp_path, pictures):
 @pytest.mark.parametrize(
     "shapes, message",
     [
-        ([], "Received: rows of shapes {}"),
+        ([], "Received: rows={}"),
         ([(2, 4, 4, 3), (3, 4, 4, 3)], r"'b': \(3, 4, 4, 3\)"),
         ([(2, 4, 4, 3), (2, 8, 8, 3)], r"'b': \(2, 8, 8, 3\)"),
         ([(2, 4, 4, 3), (2, 4, 4, 2)], "1, 3 or 4 channels"),

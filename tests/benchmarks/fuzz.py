@@ -83,6 +83,7 @@ VALID: dict[str, Any] = {
     **dict.fromkeys(("animate.noisy_images", "pred_images"), lambda: pixels[None]),
     "generate.known_images": None,
     "generate.initial_noise": None,
+    "generate.first": 0,
     "train_classifier.images": lambda: (pixels, np.array([0, 1])),
     "train_classifier.validation_images": lambda: (pixels, np.array([0, 1])),
     "generated_images": lambda: pixels,
@@ -127,6 +128,7 @@ LEFT_OUT = {
     *("sampling.CompiledStep", "sampling.CompiledSteps", "sampling.sample", "denoisers.predict"),
     *("sampling.count_evaluations", "sampling.decrease", "guidance.with_gradient"),
     *("denoisers.Denoiser", "encoders.InceptionV3", "sampling.Recorder", "metrics.Points"),
+    *("callbacks.record", "sampling.rows", "plots.as_picture"),
     *("noise_levels.mix", "noise_levels.separate", "noise_levels.target", "noise_levels.rates"),
     *("noise_levels.times_to_timesteps", "noise_levels.timesteps_to_times", "noise_levels.finite"),
     "noise_levels.as_float",
@@ -327,6 +329,8 @@ def outcome(run: Callable, names: Any, nan_is_odd: bool = True) -> Iterator[str]
         message = str(error)
         is_named = any(re.search(rf"\b{name}\b", message) for name in names)
         is_sentence = "\n" not in message and len(message) < 1000 and "Received" in message
+        if isinstance(error, OSError) and error.filename:  # as of `open`, which names the file
+            is_named = is_sentence = True
         if isinstance(error, (ValueError, TypeError, OSError)) and is_named and is_sentence:
             yield "clear"
         else:
@@ -620,7 +624,7 @@ def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[s
                 yield description, text
                 description, number = None, number + 1
         if number < count:
-            if description is None and number == first:
+            if description is None and (number == first or worker.returncode == 1):
                 raise RuntimeError(pathlib.Path(folder, "stderr").read_text()[-2000:])
             yield description or "between cases", ended
             number += 1
