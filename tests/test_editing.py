@@ -236,7 +236,7 @@ TOP = np.repeat([1, 0], 4)[:, None] * np.ones((8, 8))  # the upper half is known
 class TestKnown:
     @pytest.mark.parametrize("sampler", [*DETERMINISTIC, "ddpm"], ids=str)
     def test_all_and_nothing(self, model, sampler):
-        options = {"diffusion_times": TIMES, "sampler": sampler, "seed": 0}
+        options = {"diffusion_times": TIMES, "sampler": sampler, "seed": 0, "labels": [0, 1, 2]}
         all_known = model.generate(3, known_images=IMAGES, known_mask=np.ones((8, 8)), **options)
         np.testing.assert_array_equal(all_known, IMAGES)
         nothing = model.generate(3, known_images=IMAGES, known_mask=np.zeros((8, 8)), **options)
