@@ -40,6 +40,7 @@ ENTROPY_LEVELS = 33
 # The smallest part of the range of log-SNR that a gap may be, times the number of gaps.
 FLOOR = 0.01
 SAME_LEVEL = 1e-5
+SAME_TIME = 1e-9
 # Of the descent: lists to begin from, iterations for each, what of the cost an iteration must save
 # to be followed by another; in logarithms of gaps, the shift that derivatives are differences over
 # and the longest step.
@@ -482,7 +483,10 @@ def explain_times(
     ends = np.append(levels[1:], optimizer.start + optimizer.span)
     added_times = optimizer._times((levels + ends) / 2)
     # Behind a list that ends at time 0, no time can be added.
-    added = [np.union1d(times, [time])[::-1] for time in added_times]
+    added = [
+        times if abs(times - time).min() < SAME_TIME else np.union1d(times, [time])[::-1]
+        for time in added_times
+    ]
     return Explanation(
         times,
         np.array([_distance(one, other) for one, other in itertools.pairwise(ways)]),

@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LARGEST_BYTES = 700_000
+LARGEST_BYTES = 1_200_000
 
 # Folders of somebody's machine, at the beginning of a path: not after the host of a URL, nor
 # within a relative path.

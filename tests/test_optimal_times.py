@@ -231,3 +231,9 @@ def test_errors_are_those_of_the_steps(gaussian_model):
     assert exact.errors.max() < 0.1 * explained.distance
     with pytest.raises(ValueError, match="must decrease strictly"):
         explain_times(gaussian_model, [0.5, 1.0])
+
+
+def test_lists_that_all_but_end_at_0_are_explained(trained_model):
+    options = {"num_images": 2, "teacher_times": 6, "verbose": 0}
+    explanation = keras_ddim.explain_times(trained_model, [1.0, 0.5, 1e-17], "dpm++", **options)
+    assert np.isfinite(explanation.errors).all()
