@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras_ddim.files import remove_unfinished
-
 EXIT_CODE = 130
 
 
@@ -40,7 +38,10 @@ def end_by_them() -> None:
 
 def _end(*_: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    remove_unfinished()
+    # Not imported above, for it imports Keras; where nobody has, there is nothing to remove.
+    remove = getattr(sys.modules.get("keras_ddim.files"), "remove_unfinished", None)
+    if remove is not None:
+        remove()
     line = only_say_so()
     with contextlib.suppress(Exception):
         line = explain()
