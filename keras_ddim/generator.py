@@ -244,7 +244,8 @@ class Generator(Planner):
         """
         num_images = checks.check_count("num_images", num_images)
         size = checks.check_count("batch_size", batch_size or sampling.BATCH_SIZE)
-        seed = self._next_seed() if seed is None else seed
+        if seed is None:  # one that could have been asked for
+            seed = int(np.random.SeedSequence(self._next_seed()).generate_state(1)[0])
         numbers = checks.check_labels(labels, num_images, self.class_names)
         if first >= num_images:
             return

@@ -558,6 +558,12 @@ class TestGenerate:
         ):
             model.generate(1, 2)
 
+    def test_batches_without_a_seed_of_a_model_that_has_one(self):
+        model = keras_ddim.DiffusionModel(network=tiny_network(), seed=5)
+        first, second = ([*model.generate_batches(3, 2, batch_size=2)] for _ in range(2))
+        assert [len(batch) for batch in first] == [2, 1]
+        assert not np.array_equal(first[0], second[0])
+
     def test_images_come_in_batches_that_depend_on_nothing_else(self, trained_model):
         def images(num_images, **options):
             options = {"seed": 5, "batch_size": 4, "sampler": "ddpm", **options}
