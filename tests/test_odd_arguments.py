@@ -155,19 +155,23 @@ def test_lora_is_refused(make_model, images):
         model.fit(images, verbose=0)
 
 
-def test_settings_of_keras():
+@pytest.mark.parametrize(
+    ("set_it", "wrong", "right", "message"),
+    [
+        (keras.config.set_floatx, "float16", "float32", "floatx"),
+        (
+            *(keras.config.set_image_data_format, "channels_first", "channels_last"),
+            "channels_last",
+        ),
+    ],
+)
+def test_settings_of_keras(set_it, wrong, right, message):
     try:
-        keras.config.set_floatx("float16")
-        with pytest.raises(ValueError, match="floatx"):
+        set_it(wrong)
+        with pytest.raises(ValueError, match=message):
             keras_ddim.ResidualUNet((8, 8, 3))
     finally:
-        keras.config.set_floatx("float32")
-    try:
-        keras.config.set_image_data_format("channels_first")
-        with pytest.raises(ValueError, match="channels_last"):
-            keras_ddim.ResidualUNet((8, 8, 3))
-    finally:
-        keras.config.set_image_data_format("channels_last")
+        set_it(right)
 
 
 # Generating

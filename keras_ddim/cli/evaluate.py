@@ -55,9 +55,9 @@ def run(line: options.CommandLine) -> None:
     args = line.over({name: training[name] for name in shared if name in training})
     if args.data is None:
         raise ValueError(f"{args.model} does not say what it was trained on; give its --data")
-    sampling = {"num_images": args.num_images, "seed": args.seed}
-    sampling |= options.generate_options(args, model)
-    check_sampling(model, args)
+    how = options.generate_options(args, model)
+    check_sampling(model, args, how)
+    sampling = {"num_images": args.num_images, "seed": args.seed, **how}
     options.check_data(args.data, args.data_dir)
     print(f"data      {args.data}{', as in training' * ('data' not in line.given)}")
     data_options = {
@@ -91,10 +91,10 @@ def run(line: options.CommandLine) -> None:
         print(f"  {pathlib.Path(args.output) / name}")
 
 
-def check_sampling(model: Any, args: argparse.Namespace) -> None:
+def check_sampling(model: Any, args: argparse.Namespace, how: dict[str, Any]) -> None:
     """Raises where the model cannot sample so: now, not after a classifier has been trained."""
-    scale = 1.0 if args.guidance_scale is None else args.guidance_scale
-    guidance = check_guidance(scale, args.guidance_interval or (0, 1))
+    scale = how.get("guidance_scale", 1.0)
+    guidance = check_guidance(scale, how.get("guidance_interval", (0, 1)))
     # A model that takes labels generates images of classes at random.
     label = 0 if args.label is None and model.class_names else args.label
     for times in args.times:

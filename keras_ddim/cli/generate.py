@@ -49,9 +49,10 @@ def run(line: options.CommandLine) -> None:
     num_images = args.num_images * max(1, len(names))
     labels = [name for name in names for _ in range(args.num_images)] or None
     times = plots.times_label(args.times).removesuffix(" times")
+    how = options.generate_options(args, model)
     description = f"images of {shape_text(model.image_shape)}, times: {times}"
     if args.separate:
-        done = write_separately(model, num_images, labels, args)
+        done = write_separately(model, num_images, labels, how, args)
         there = f"; {done} of them were there already" if done else ""
         print(f"{num_images} {description}{there}\n  {pathlib.Path(args.separate) / '*.png'}")
         return
@@ -62,7 +63,7 @@ def run(line: options.CommandLine) -> None:
         # A loaded model's own seeds would be the same in each process.
         seed=random.randrange(2**31) if args.seed is None else args.seed,
         return_trajectory=bool(args.animation),
-        **options.generate_options(args, model),
+        **how,
     )
     images = generated.images if args.animation else generated
     if len(names) > 1:
@@ -77,7 +78,11 @@ def run(line: options.CommandLine) -> None:
 
 
 def write_separately(
-    model: DiffusionModel, num_images: int, labels: list[str] | None, args: argparse.Namespace
+    model: DiffusionModel,
+    num_images: int,
+    labels: list[str] | None,
+    how: dict[str, Any],
+    args: argparse.Namespace,
 ) -> int:
     """Writes the images that are not yet in the folder; returns how many were, in front."""
     folder = pathlib.Path(args.separate)
@@ -90,7 +95,7 @@ def write_separately(
         "times": args.times,
         "labels": args.label,
         "images_per_label": args.num_images if len(args.label or ()) > 1 else None,
-        **options.generate_options(args, model),
+        **how,
     }
     settings = json.loads(json.dumps(settings))
     if known != settings:
@@ -106,7 +111,7 @@ def write_separately(
         labels=labels,
         seed=settings["seed"],
         first=done,
-        **options.generate_options(args, model),
+        **how,
     ):
         for image, path in zip(images, remaining):
             plots.save_image(image, path)

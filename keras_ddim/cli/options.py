@@ -281,15 +281,11 @@ def between(low: float, high: float) -> Callable:
 
 
 def _positive_number(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise ValueError
-    return float(text)
+    return checks.check_number("option", float(text), above=0)
 
 
 def _fraction(text: str) -> float:
-    if not 0 <= float(text) < 1:
-        raise ValueError
-    return float(text)
+    return checks.check_number("option", float(text), 0, below=1)
 
 
 def _size(text: str) -> tuple[int, int]:

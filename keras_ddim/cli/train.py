@@ -171,7 +171,7 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
         raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
     elif args.from_preset:
         for name in (set(OF_THE_MODEL.split()) - {"labels"}) & set(line.given):
-            option = "--" + name.replace("_", "-")
+            option = options.flag(name)
             raise ValueError(f"{option} is that of the model with --from-preset; leave it out")
         model = run_folder.load_model(args.from_preset, compile=False)
         *args.image_size, args.channels = model.image_shape
@@ -199,7 +199,7 @@ def resumed(line: options.CommandLine, settings: dict[str, Any]) -> argparse.Nam
     for name in OF_THE_MODEL.split():
         given, trained = (options.text(name, value) for value in (vars(args)[name], settings[name]))
         if given != trained:
-            option = "--" + name.replace("_", "-")
+            option = options.flag(name)
             raise ValueError(f"{option} is that of the model when resuming, {trained}, not {given}")
     return args
 

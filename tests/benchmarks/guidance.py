@@ -14,6 +14,7 @@ import pathlib
 
 import keras
 import numpy as np
+from solvers import SEED, load_and_train_encoder
 
 import keras_ddim
 from keras_ddim import encoders, evaluation, metrics, plots
@@ -21,23 +22,12 @@ from keras_ddim import encoders, evaluation, metrics, plots
 SCALES = 0, 1, 1.5, 2, 3
 INTERVALS = (0, 1), (0.2, 0.8)
 EVALUATIONS = 5, 8, 20
-SEED = 0
 
 
 def make_classifier(model, args):
     """A function of images to their features and to their most likely classes; its accuracy; and
     the moments of real features."""
-    parts = keras_ddim.load_images(
-        args.data,
-        model.image_shape[:2],
-        channels=model.image_shape[2],
-        fit=args.fit,
-        labels=True,
-        seed=SEED,
-        data_dir=args.data_dir,
-    )
-    keras.utils.set_random_seed(SEED)
-    encoder = encoders.train_classifier(*parts, verbose=0)
+    *parts, encoder = load_and_train_encoder(model.image_shape, args)
     features, labels = [], []
     for part in parts:
         images, numbers = (np.concatenate(arrays) for arrays in zip(*part.as_numpy_iterator()))

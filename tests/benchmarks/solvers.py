@@ -59,9 +59,9 @@ MEASURES = {
 SEED = 0
 
 
-def make_distance(image_shape, args):
-    """The Fréchet distance of images to real ones, the same for real ones, and what it is of."""
-    train_images, real_images = keras_ddim.load_images(
+def load_and_train_encoder(image_shape, args):
+    """Labelled images for training and held out, and a small classifier of them."""
+    parts = keras_ddim.load_images(
         args.data,
         image_shape[:2],
         channels=image_shape[2],
@@ -71,7 +71,12 @@ def make_distance(image_shape, args):
         data_dir=args.data_dir,
     )
     keras.utils.set_random_seed(SEED)
-    encoder = encoders.train_classifier(train_images, real_images, verbose=0)
+    return *parts, encoders.train_classifier(*parts, verbose=0)
+
+
+def make_distance(image_shape, args):
+    """The Fréchet distance of images to real ones, the same for real ones, and what it is of."""
+    train_images, real_images, encoder = load_and_train_encoder(image_shape, args)
     features = [encoders.encode(encoder, images) for images, _ in real_images.as_numpy_iterator()]
     real = metrics.Moments(np.concatenate(features))
 
