@@ -174,7 +174,7 @@ class Run:
             self.steps_done += steps
 
 
-def held_out_errors(model, images):
+def held_out_errors(model, images, labels):
     """The squared error of the velocity at fixed levels, the same noise for all models."""
     denoiser = model.make_denoiser()
     images = keras.ops.convert_to_numpy(model.normalizer(images))
@@ -184,8 +184,11 @@ def held_out_errors(model, images):
         rates = noise_levels.rates(np.float32(level))
         batches = []
         for start in range(0, len(images), 100):
-            image, noise = images[start : start + 100], noises[start : start + 100]
-            pred_noises, pred_images = denoiser(noise_levels.mix(image, noise, *rates), level)
+            batch = slice(start, start + 100)
+            image, noise = images[batch], noises[batch]
+            known = {"labels": labels[batch]} if model.class_names else {}
+            noisy_images = noise_levels.mix(image, noise, *rates)
+            pred_noises, pred_images = denoiser(noisy_images, level, **known)
             difference = noise_levels.target(
                 image - pred_images, noise - pred_noises, *rates, "velocity"
             )
@@ -194,7 +197,7 @@ def held_out_errors(model, images):
     return errors
 
 
-def score(model, encoder, real, held_out, picture):
+def score(model, encoder, real, held_out, held_out_labels, picture):
     """Distances at each number of evaluations, errors at each level; draws a grid."""
 
     def distances(numbers_of_times, **options):
@@ -211,11 +214,11 @@ def score(model, encoder, real, held_out, picture):
     scores = {"distances": distances(EVALUATIONS)}
     if model.class_names:
         scores["guided"] = distances(GUIDED_TIMES, guidance_scale=recipes.GUIDANCE_SCALE)
-    return {**scores, "errors": held_out_errors(model, held_out[:400])}
+    return {**scores, "errors": held_out_errors(model, held_out[:400], held_out_labels)}
 
 
 def load(args):
-    """Training images, their labels and class names, held-out images, and the encoder."""
+    """Images of training, labels and class names, held-out images and labels, and the encoder."""
     options = {"data_dir": args.data_dir, "fit": args.fit, "seed": 0}
     train, held_out = keras_ddim.load_images(
         args.data, args.image_size, labels=True, num_images=args.num_images, **options
@@ -227,10 +230,12 @@ def load(args):
         path.parent.mkdir(parents=True, exist_ok=True)
         repeated = train.repeat().take(2000)
         encoders.train_classifier(repeated, held_out, len(train.class_names), verbose=0).save(path)
-    held_out = evaluation.take(held_out, 10**6)
-    arrays = (np.concatenate(parts) for parts in zip(*train.as_numpy_iterator()))
-    images, labels = (array[: args.train_images] for array in arrays)
-    return images, labels, train.class_names, held_out, encoders.load_classifier(path)
+
+    def arrays(dataset):
+        return [np.concatenate(parts) for parts in zip(*dataset.as_numpy_iterator())]
+
+    images, labels = (array[: args.train_images] for array in arrays(train))
+    return images, labels, train.class_names, *arrays(held_out), encoders.load_classifier(path)
 
 
 def main():
@@ -247,7 +252,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("quality"))
     args = parser.parse_args()
 
-    *data, held_out, encoder = load(args)
+    *data, held_out, held_out_labels, encoder = load(args)
     images = data[0]
     real = metrics.Moments(encoders.encode(encoder, held_out[:NUM_IMAGES]))
     of_real = metrics.frechet_distance(encoders.encode(encoder, images[:NUM_IMAGES]), real)
@@ -273,7 +278,7 @@ def main():
                 "steps": run.num_steps,
                 "batch_size": run.batch_size,
                 "parameters": run.model.network.count_params(),
-                **score(run.model, encoder, real, held_out, picture),
+                **score(run.model, encoder, real, held_out, held_out_labels, picture),
                 "real": round(float(of_real), 2),
                 "log_snr": LOG_SNR,
                 **evaluation.environment(),
