@@ -19,7 +19,7 @@ from keras_ddim.normalizer import Normalizer
 from keras_ddim.preconditioning import SpectralPreconditioning
 
 # What a number of times stands for, and the sampler, where none is given. It must decrease.
-DEFAULT_TIMES = lists.uniform_log_snr
+DEFAULT_TIMES = lists.karras
 DEFAULT_SAMPLER = samplers_by_name.UniPC()
 # Where a model's metadata has the lists that are kept with it: of log-SNRs, which no change of
 # schedule changes, by sampler and name.

@@ -409,9 +409,9 @@ class TestGenerate:
         )
         np.testing.assert_array_equal(generated, listed)
 
-    def test_a_number_without_a_sampler_is_unipc_along_uniform_log_snr(self, trained_model):
+    def test_a_number_without_a_sampler_is_unipc_along_karras(self, trained_model):
         for schedule in (None, "log_snr_linear"):
-            times = keras_ddim.times.uniform_log_snr(4, schedule or trained_model.schedule)
+            times = keras_ddim.times.karras(4, schedule or trained_model.schedule)
             with warnings.catch_warnings(action="ignore"):  # another schedule, another range
                 plain = trained_model.generate(2, 4, schedule=schedule, seed=0)
                 expected = trained_model.generate(

@@ -49,12 +49,13 @@ def test_learning_rate_is_set_whatever_it_was(make_model, images, tmp_path, firs
 
 @pytest.mark.core
 def test_recipe_is_compiled_trained_and_saved(tmp_path):
-    flowers = keras_ddim.draw_flowers(160, 8, seed=0)
+    # Four of them, again and again: they are soon memorised.
+    flowers = np.tile(keras_ddim.draw_flowers(4, 8, seed=0), (40, 1, 1, 1))
     model = keras_ddim.recipe((8, 8, 3), num_steps=120, widths=(8, 8), seed=0, name="small")
-    many = np.tile(flowers, (16, 1, 1, 1))  # with noise of their own each, so that the loss is sure
+    many = np.tile(flowers, (8, 1, 1, 1))  # with noise of their own each, so that the loss is sure
     before = model.evaluate(many, batch_size=320, verbose=0)[0]
     model.fit(flowers, batch_size=16, epochs=12, verbose=0)
-    assert model.evaluate(many, batch_size=320, verbose=0)[0] < before
+    assert model.evaluate(many, batch_size=320, verbose=0)[0] < 0.97 * before
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.name == "small" and isinstance(loaded.network, keras_ddim.ModulatedUNet)

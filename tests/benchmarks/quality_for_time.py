@@ -37,7 +37,7 @@ from keras_ddim import (
 
 HERE = pathlib.Path(__file__).parent
 EVALUATIONS = 5, 8, 20
-GUIDED_TIMES = 4, 8, 10, 20
+GUIDED_TIMES = 4, 10
 LOG_SNR = 6, 4, 2, 0, -2, -4
 NUM_IMAGES = 2000
 WARM_UP_STEPS, TIMED_STEPS, TURNS = 5, 30, 100
