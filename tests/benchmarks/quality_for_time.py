@@ -10,8 +10,9 @@ evaluations, in the features of the classifier that lies beside this file (of ot
 is trained and kept in the output folder); and, at several noise levels, the squared error of the
 velocity on held-out images, which varies far less. Writes `results.jsonl`, a line for each run, and
 a grid of 64 images each; what is there already is not run again. Runs so far are kept in
-`quality_for_time.jsonl`. The recipe is trained with labels, and its images are of classes at
-random; their distances with guidance, which doubles the evaluations, are `guided`.
+`quality_for_time.jsonl`, of which `--table` prints a table. The recipe is trained with labels, and
+its images are of classes at random; their distances with guidance, which doubles the evaluations,
+are `guided`.
 """
 
 import argparse
@@ -238,6 +239,35 @@ def load(args):
     return images, labels, train.class_names, *arrays(held_out), encoders.load_classifier(path)
 
 
+def table(results):
+    """Results as Markdown, the runs of one recipe with several seeds in a row."""
+    cells = {}
+    for result in results:
+        row = result["data"], result.get("images", 16_000), result["seconds"], result["recipe"]
+        cells.setdefault(row, []).append(result)
+
+    def text(values):
+        values = np.array(values)
+        return f"{values.mean():.3g}" + f" ± {np.ptp(values) / 2:.2g}" * (len(values) > 1)
+
+    lines = [
+        "| images | s | recipe | steps | at 5 | at 8 | at 20 | guided, 8 | 20 | error at 0 | -4 |",
+        "| --- | ---: | --- |" + " ---: |" * 8,
+    ]
+    for (data, count, seconds, recipe), runs in sorted(cells.items()):
+        steps = f"{np.mean([run['steps'] for run in runs]):,.0f} × {runs[0]['batch_size']}"
+        columns = [text([run["distances"][str(n)] for run in runs]) for n in EVALUATIONS]
+        for n in ("8", "20"):
+            guided = [run["guided"][n] for run in runs if n in run.get("guided", {})]
+            columns.append(text(guided) if guided else "")
+        for level in (0, -4):
+            columns.append(text([run["errors"][LOG_SNR.index(level)] for run in runs]))
+        lines.append(
+            f"| {data}, {count:,} | {seconds:g} | {recipe} | {steps} | {' | '.join(columns)} |"
+        )
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="flowers")
@@ -250,7 +280,11 @@ def main():
     parser.add_argument("--recipes", nargs="+", default=["recipe"], choices=RECIPES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("quality"))
+    parser.add_argument("--table", action="store_true", help="print what was found, run nothing")
     args = parser.parse_args()
+    if args.table:
+        kept = (HERE / "quality_for_time.jsonl").read_text().splitlines()
+        return print(table(map(json.loads, kept)))
 
     *data, held_out, held_out_labels, encoder = load(args)
     images = data[0]
