@@ -121,12 +121,10 @@ class SpectralPreconditioning(keras.layers.Layer):
 
     def _to_coefficients(self, images: Any) -> Any:
         """Into the basis, (batch, channels, height, width)."""
-        planes = ops.transpose(ops.matmul(images, self.axes), (0, 3, 1, 2))
-        return ops.matmul(ops.matmul(self.rows, planes), self.columns.T)
+        return _along(images, (3, ops.transpose(self.axes)), (1, self.rows), (1, self.columns))
 
     def _to_images(self, coefficients: Any) -> Any:
-        planes = ops.matmul(ops.matmul(self.rows.T, coefficients), self.columns)
-        return ops.matmul(ops.transpose(planes, (0, 2, 3, 1)), ops.transpose(self.axes))
+        return _along(coefficients, (2, self.rows.T), (2, self.columns.T), (1, self.axes))
 
     def adapt(self, batches: Iterable[Any]) -> None:
         """Sets mean, axes and variances to those of all images.
@@ -157,6 +155,17 @@ class SpectralPreconditioning(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {"name": self.name, "image_shape": list(self.image_shape)}
+
+
+def _along(values: Any, *transforms: tuple[int, Any]) -> Any:
+    """Each matrix along an axis, which becomes the last.
+
+    As products of two matrices: of a batch and a matrix, `ops.matmul` before Keras 3.15 makes one
+    that TensorFlow, with oneDNN and several threads, gets wrong or crashes in where channels are 1.
+    """
+    for axis, matrix in transforms:
+        values = ops.tensordot(values, matrix, axes=[[axis], [1]])
+    return values
 
 
 def _cosines(size: int) -> np.ndarray:

@@ -40,6 +40,19 @@ def test_basis_is_orthonormal(part):
     np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-5)
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transforms_of_a_batch_are_exact(channels):
+    part = SpectralPreconditioning((32, 32, channels))
+    part.axes.assign(np.linalg.qr(np.random.default_rng(1).normal(size=(channels, channels)))[0])
+    images = np.random.default_rng(0).random((16, 32, 32, channels), "float32")
+    planes = np.moveaxis(images @ numpy(part.axes), 3, 1)
+    coefficients = part.rows @ planes @ part.columns.T
+    for _ in range(20):
+        np.testing.assert_allclose(numpy(part._to_coefficients(images)), coefficients, atol=1e-4)
+        np.testing.assert_allclose(numpy(part._to_images(coefficients)), images, atol=1e-4)
+
+
 def test_statistics_are_those_of_the_images(part):
     part, images = part
     np.testing.assert_allclose(numpy(part.mean), images.mean(axis=0), atol=1e-4)
