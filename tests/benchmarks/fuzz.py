@@ -572,36 +572,44 @@ def load_folder(rng: random.Random, state: dict) -> Iterator[str]:
 KINDS = {"calls": call, "files": load_file, "images": load_folder}
 
 
-def work(kind: str, start: int, stop: int, seed: int) -> None:
+def cases(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return [(kind, number) for kind, count in counts.items() for number in range(count)]
+
+
+def make_state(kind: str) -> dict:
+    if kind == "calls":
+        found = targets()
+        make_model().save("tiny.keras")
+        pathlib.Path("history.csv").write_text("epoch,loss\n0,1\n")
+        return {"targets": found, "names": sorted(found), "odd": odd_values()}
+    return file_state() if kind == "files" else {}
+
+
+def work(counts: dict[str, int], start: int, seed: int) -> None:
     """Runs cases, and prints a line before and after each."""
     warnings.simplefilter("ignore")
     results = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is called may print
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", MPLBACKEND="agg")
-    state: dict = {}
-    if kind == "calls":
-        found = targets()
-        state = {"targets": found, "names": sorted(found), "odd": odd_values()}
-        make_model().save("tiny.keras")
-        pathlib.Path("history.csv").write_text("epoch,loss\n0,1\n")
-    elif kind == "files":
-        state = file_state()
+    todo = cases(counts)[start:]
+    states = {kind: make_state(kind) for kind in dict(todo)}
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in range(start, stop):
-        steps = KINDS[kind](random.Random(f"{seed} {kind} {number}"), state)
-        print(json.dumps([number, next(steps)]), file=results)
-        print(json.dumps([number, next(steps)]), file=results)
+    for kind, number in todo:
+        steps = KINDS[kind](random.Random(f"{seed} {kind} {number}"), states[kind])
+        print(json.dumps(next(steps)), file=results)
+        print(json.dumps(next(steps)), file=results)
 
 
-def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[str, str]]:
+def run_cases(counts: dict[str, int], seed: int, folder: str) -> Iterator[tuple[str, str]]:
     """`(description, outcome)` of each case; a worker that dies or hangs is replaced."""
-    number = 0
+    number, count = 0, sum(counts.values())
     while number < count:
-        command = [sys.executable, os.path.abspath(__file__), "--worker", kind]
-        command += [f"--start={number}", f"--stop={count}", f"--seed={seed}"]
+        command = [sys.executable, os.path.abspath(__file__), "--worker"]
+        command += [f"--{kind}={count}" for kind, count in counts.items()]
+        command += [f"--start={number}", f"--seed={seed}"]
         with (
             open(os.path.join(folder, "stderr"), "w") as errors,
             subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors) as worker,
@@ -617,7 +625,7 @@ def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[s
                 line = worker.stdout.readline()
                 if not line:
                     break
-                _, text = json.loads(line)
+                text = json.loads(line)
                 if description is None:
                     description = text
                     continue
@@ -630,31 +638,29 @@ def run_cases(kind: str, count: int, seed: int, folder: str) -> Iterator[tuple[s
             number += 1
 
 
-def fuzz(calls: int, files: int, images: int, seed: int = 0) -> dict[str, collections.Counter]:
+def fuzz(seed: int = 0, **counts: int) -> dict[str, collections.Counter]:
     """Counts of how the cases of each kind ended; those that ended badly are printed."""
-    counts = {}
-    for kind, count in (("calls", calls), ("files", files), ("images", images)):
-        counts[kind] = collections.Counter()
-        with tempfile.TemporaryDirectory() as folder:
-            for description, ended in run_cases(kind, count, seed, folder):
-                counts[kind][ended.split()[0]] += 1
-                if ended.split()[0] in BAD:
-                    print(f"{kind}: {description}: {ended}", flush=True)
-    return counts
+    ends: dict[str, collections.Counter] = {kind: collections.Counter() for kind in counts}
+    with tempfile.TemporaryDirectory() as folder:
+        for (kind, _), case in zip(cases(counts), run_cases(counts, seed, folder), strict=True):
+            description, ended = case
+            ends[kind][ended.split()[0]] += 1
+            if ended.split()[0] in BAD:
+                print(f"{kind}: {description}: {ended}", flush=True)
+    return ends
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Odd arguments, files and images.")
     for kind, count in (("calls", 10_000), ("files", 500), ("images", 200), ("seed", 0)):
         parser.add_argument(f"--{kind}", type=int, default=count)
-    parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--stop", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    counts = {kind: getattr(options, kind) for kind in KINDS}
     if options.worker:
-        return work(options.worker, options.start, options.stop, options.seed)
-    counts = fuzz(options.calls, options.files, options.images, options.seed)
-    for kind, ended in counts.items():
+        return work(counts, options.start, options.seed)
+    for kind, ended in fuzz(options.seed, **counts).items():
         print(kind, dict(ended), f"unclear: {ended['unclear'] / max(1, ended.total()):.2%}")
 
 
