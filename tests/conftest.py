@@ -42,6 +42,13 @@ def make_model():
     return make
 
 
+@pytest.fixture
+def eagerly(monkeypatch):
+    """Compiles nothing, which takes longer than the few steps of a test."""
+    always = property(lambda model: True, lambda model, value: None)
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "run_eagerly", always)
+
+
 @pytest.fixture(scope="session")
 def trained_model():
     """A tiny compiled model after a few steps: its network no longer predicts plain zeros.

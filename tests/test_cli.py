@@ -222,6 +222,7 @@ def test_a_run_stopped_behind_its_model_ends_as_if_it_had_not_been(
     assert_same_run(trained, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_full_disk_leaves_the_model_of_before_and_names_the_file(run, capsys, monkeypatch):
     def save(self, path):
         pathlib.Path(path).write_bytes(b"half")
@@ -235,6 +236,7 @@ def test_a_full_disk_leaves_the_model_of_before_and_names_the_file(run, capsys, 
     assert not hidden_files(run)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_run_that_diverges_leaves_the_model_of_before(run, capsys):
     files = run / "model.keras", run / "history.csv"
     before = [path.read_bytes() for path in files]
@@ -263,6 +265,7 @@ def hidden_files(folder):
     return [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_overwriting_and_an_interrupt_after_its_first_epoch(run, capsys, monkeypatch):
     monkeypatch.setattr(callbacks.SampleGrid, "on_epoch_end", interrupt)
     assert train(run, "--overwrite", "--epochs", "3", "--steps-per-epoch", "7") == 130
@@ -348,6 +351,7 @@ def generate(trained, *arguments):
     return cli.main(["generate", str(trained / "model.keras"), *arguments])
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_generating_writes_a_picture(trained, tmp_path, capsys):
     path = tmp_path / "pictures" / "generated.png"
     arguments = ["--times", "1,0.8,0.5,0.2", "--num-images", "6", "--columns", "6", "--seed", "3"]
@@ -374,6 +378,7 @@ def test_generating_uses_the_times(trained, tmp_path, monkeypatch):
     assert received == [1, 20, (1.0,), (0.5,), (0.9, 0.1, 1.0)]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_generating_separate_files(trained, tmp_path, capsys, monkeypatch):
     def images(name, *arguments):
         shared = ["--times", "2", "--batch-size", "4", "--separate", str(tmp_path / name)]
@@ -422,6 +427,7 @@ def test_generating_separate_files(trained, tmp_path, capsys, monkeypatch):
     assert {**written("some"), "settings.json": b""} == {**written("all"), "settings.json": b""}
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_generating_an_animation(trained, tmp_path):
     path = tmp_path / "way.gif"
     arguments = ["--num-images", "2", "--times", "3", "--output", str(tmp_path / "grid.png")]
@@ -430,6 +436,7 @@ def test_generating_an_animation(trained, tmp_path):
         assert image.n_frames == 4
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_animation_shows_the_images_of_the_picture(trained, tmp_path, monkeypatch):
     received, animated = [], []
     original = keras_ddim.DiffusionModel.generate
@@ -508,6 +515,7 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert json.loads((folder / "results.json").read_text())["rows"] == results["rows"]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_evaluating_with_the_classifier_of_another_evaluation(evaluate, tmp_path, capsys):
     assert evaluate("--times", "1") == 0
     rows = json.loads((tmp_path / "evaluation" / "results.json").read_text())["rows"]
@@ -520,6 +528,7 @@ def test_evaluating_with_the_classifier_of_another_evaluation(evaluate, tmp_path
     assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["rows"] == rows
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_evaluating_with_inception(evaluate, monkeypatch, tmp_path, capsys):
     class Flat(encoders.InceptionV3):
         def __call__(self, images):
@@ -574,10 +583,11 @@ def test_files_that_are_no_models(trained, capsys, tmp_path):
     assert str(tmp_path) in error_of(capsys, cli.main(["generate", str(tmp_path)]))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_fine_tuning_goes_on_from_a_preset(trained, tmp_path, capsys):
     output = tmp_path / "fine-tuned"
     arguments = ["--from-preset", str(trained / "model.keras"), "--num-images", "32"]
-    arguments += ["--no-labels"]
+    arguments += ["--no-labels", "--no-pictures"]
     arguments += ["--epochs", "1", "--learning-rate", "1e-9", *TIMES, "--output", str(output)]
     assert cli.main(["train", *arguments]) == 0
     assert [row["epoch"] for row in history_of(output)] == ["1"]
@@ -643,6 +653,7 @@ def test_best_times_are_written_into_the_file(run, capsys, monkeypatch):
     assert "'best:2', 'best:3' for DDIM" in error_of(capsys, status)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_interrupted_best_times_are_written(run, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

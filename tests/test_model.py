@@ -22,9 +22,9 @@ class TestTraining:
     def test_learns(self, make_model):
         """Images that are all black or all white: noise is whatever differs within one."""
         model = make_model((8, 8, 1), run_eagerly=False)
-        model.compile(keras.optimizers.Adam(5e-3))
+        model.compile(keras.optimizers.Adam(1e-2))
         images = np.arange(64).reshape(64, 1, 1, 1) % 2 * np.ones((64, 8, 8, 1))
-        history = model.fit(images, batch_size=16, epochs=100, verbose=0).history
+        history = model.fit(images, batch_size=16, epochs=50, verbose=0).history
         assert history["n_loss"][-1] < 0.5 * history["n_loss"][0]
         untrained = make_model((8, 8, 1))
         untrained.adapt(images)
@@ -79,9 +79,9 @@ class TestTraining:
 
     def test_every_kind_of_data(self, make_model, images):
         model = make_model()
-        labels = np.arange(40)
-        dataset = tf.data.Dataset.from_tensor_slices(images).batch(16)
-        pairs = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
+        images, labels = images[:16], np.arange(16)
+        dataset = tf.data.Dataset.from_tensor_slices(images).batch(8)
+        pairs = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
 
         class Pairs(keras.utils.PyDataset):
             def __len__(self):
@@ -93,7 +93,7 @@ class TestTraining:
         for data in (images, images.astype("float64"), dataset, pairs, Pairs()):
             history = model.fit(data, epochs=1, verbose=0, validation_data=pairs).history
             assert np.isfinite(history["loss"] + history["val_loss"]).all()
-        model.fit(images, labels, batch_size=16, validation_split=0.2, verbose=0)
+        model.fit(images, labels, batch_size=8, validation_split=0.2, verbose=0)
         model.fit(dataset.repeat(), steps_per_epoch=2, epochs=2, verbose=0)
         model.fit((images[:4] for _ in range(5)), verbose=0)
         assert np.isfinite(model.train_on_batch(images[:3])).all()
@@ -131,7 +131,7 @@ class TestTraining:
     def test_mixed_precision(self, images):
         for dtype in ("mixed_bfloat16", "mixed_float16"):
             model = keras_ddim.DiffusionModel(network=tiny_network(dtype=dtype), dtype=dtype)
-            model.compile()
+            model.compile(run_eagerly=dtype == "mixed_bfloat16")
             history = model.fit(images, epochs=2, verbose=0).history
             assert np.isfinite(history["loss"]).all()
             generated = model.generate(2, 3, seed=0)
@@ -225,9 +225,9 @@ class TestNormalizer:
                 seen.append(batch)
 
         make_model().fit(
-            (images[i : i + 2] for i in range(0, 40, 2)), verbose=0, callbacks=[Count()]
+            (images[i : i + 8] for i in range(0, 40, 8)), verbose=0, callbacks=[Count()]
         )
-        assert len(seen) == 20
+        assert len(seen) == 5
 
     def test_generated_images_have_the_statistics_of_the_data(self, make_model, images):
         """A network that finds no noise leaves `initial_noise / signal_rate`: denormalised."""
@@ -246,7 +246,7 @@ class TestMovingAverage:
         model = make_model()
         model.adapt(images)
         expected = model.network.get_weights()
-        for step in range(1, 6):
+        for step in range(1, 4):
             model.train_on_batch(images[:8])
             decay = min(0.999, (1 + step) / (10 + step))
             pairs = zip(expected, model.network.get_weights())
@@ -527,7 +527,7 @@ class TestGenerate:
 
     def test_compiled_steps_are_forgotten(self, trained_model):
         for eta in np.linspace(0, 1, sampling.STEPS_KEPT + 2):
-            trained_model.generate(1, 2, sampler=keras_ddim.DDIM(eta=eta))
+            trained_model.generate(1, 1, sampler=keras_ddim.DDIM(eta=eta))
         assert len(trained_model.compiled_steps.steps) == sampling.STEPS_KEPT
 
     def test_seeds(self, trained_model):
@@ -614,14 +614,17 @@ class TestGenerate:
         translated = trained_model.generate(2, times, sampler="ddim", seed=0)
         np.testing.assert_allclose(translated, after, atol=1e-4)
 
+    @pytest.fixture(scope="class")
+    def fine(self, trained_model):
+        return trained_model.generate(2, 200, seed=0)
+
     @pytest.mark.parametrize("sampler", sorted(set(keras_ddim.samplers.SAMPLERS) - {"dpm++"}))
-    def test_samplers(self, trained_model, sampler):
+    def test_samplers(self, trained_model, fine, sampler):
         """Solvers of one equation come to the same image, the nearer the more steps they take."""
         for times in (1, 2, [1.0, 0.5, 0.2]):
             images = trained_model.generate(2, times, sampler=sampler, seed=0)
             assert np.isfinite(images).all() and images.shape == (2, 8, 8, 3)
         if not keras_ddim.samplers.get(sampler).is_stochastic:
-            fine = trained_model.generate(2, 200, seed=0)
             np.testing.assert_allclose(
                 trained_model.generate(2, 100, sampler=sampler, seed=0), fine, atol=0.1
             )

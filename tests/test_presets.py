@@ -14,6 +14,7 @@ from keras_ddim import DiffusionModel, presets
 def trained():
     """By the recipe, so that there are statistics of the data beside the weights."""
     model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 8), seed=0)
+    model.run_eagerly = True
     model.fit(keras_ddim.draw_flowers(80, 8, seed=0), batch_size=16, epochs=2, verbose=0)
     return model
 
@@ -39,6 +40,7 @@ def test_saved_preset_makes_the_same_images(trained, preset_path):
         np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_saved_preset_is_small(tmp_path):
     model = keras_ddim.recipe((16, 16, 3), 5, widths=(32, 64), seed=0)
     model.fit(keras_ddim.draw_flowers(16, 16, seed=0), verbose=0)

@@ -20,6 +20,7 @@ def test_learning_rate_rises_and_falls_to_zero():
     np.testing.assert_allclose(rates(recipes.learning_rate_schedule(2, 0.5), [0, 1]), [0.5, 0.25])
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_longer_run_goes_on_as_if_planned_from_the_beginning(images):
     model = keras_ddim.recipe((8, 8, 3), num_steps=4, widths=(8,), seed=0)
     model.fit(images[:20], batch_size=5, verbose=0)
@@ -66,6 +67,7 @@ def test_recipe_is_compiled_trained_and_saved(tmp_path):
     assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_same_seed_same_model(images):
     models = [keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=3) for _ in range(2)]
     for model in models:
@@ -80,6 +82,7 @@ def test_arguments_of_the_model_replace_those_of_the_recipe():
     assert model.image_shape == (8, 8, 1)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_half_precision_scales_its_loss(images):
     model = keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=0, dtype="mixed_float16")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -98,10 +101,12 @@ def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
     )
     for averaged, weight in zip(trained_model.ema_network.weights, model.network.weights):
         np.testing.assert_array_equal(averaged.numpy(), weight.numpy())
+    model.run_eagerly = True
     model.fit(images, batch_size=8, verbose=0)
     assert int(model.ema_steps.numpy()) == 5
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_fine_tuning_on_other_classes(trained_model):
     names = ["daisy", "poppy", "tulip"]
     model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 16), class_names=names, seed=0)
