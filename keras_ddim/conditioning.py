@@ -126,9 +126,6 @@ class LogSNR(Conditioning):
         spread = self.max_log_snr - self.min_log_snr
         return ops.clip((self.max_log_snr - as_float(log_snr)) / spread, 0, 1)
 
-    def get_config(self) -> dict:
-        return {"min_log_snr": self.min_log_snr, "max_log_snr": self.max_log_snr}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Timestep(Conditioning):

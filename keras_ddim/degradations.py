@@ -88,9 +88,6 @@ class BlockAverage(Degradation):
     def restore(self, known: Any) -> Any:
         return ops.repeat(ops.repeat(known, self.factor, axis=1), self.factor, axis=2)
 
-    def get_config(self) -> dict:
-        return {"factor": self.factor}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Grey(Degradation):
@@ -101,8 +98,7 @@ class Grey(Degradation):
     """
 
     def __init__(self, weights: tuple[float, ...] = (0.2989, 0.587, 0.114)) -> None:
-        weights = checks.check_list("weights", weights, 0, 1).tolist()
-        self.weights = tuple(weights)
+        self.weights = checks.check_list("weights", weights, 0, 1).tolist()
 
     def degrade(self, images: Any) -> Any:
         if images.shape[-1] != len(self.weights):
@@ -116,9 +112,6 @@ class Grey(Degradation):
     def restore(self, known: Any) -> Any:
         weights = np.array(self.weights)
         return known * ops.cast(weights / np.sum(weights**2), known.dtype)
-
-    def get_config(self) -> dict:
-        return {"weights": list(self.weights)}
 
 
 DEGRADATIONS = {"identity": Identity, "block_average": BlockAverage, "grey": Grey}

@@ -14,13 +14,14 @@ PACKAGE = "keras_ddim"
 class Part:
     """A part of a model, saved inside it.
 
-    Subclasses implement `get_config` if their constructor takes arguments, and are registered with
-    `keras.saving.register_keras_serializable`.
+    Subclasses keep their constructor's arguments as attributes of the same names, or implement
+    `get_config`, and are registered with `keras.saving.register_keras_serializable`.
     """
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {}
+        """The constructor's arguments, by default the attributes of their names."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
     def from_config(cls, config: dict) -> Any:

@@ -155,9 +155,6 @@ class DDIM(Sampler):
         next_noisy_images = mix(pred_images, pred_noises, kept_rate, next_signal_rate)
         return next_noisy_images + fresh_rate * self._check_noises(noises), pred_images, ()
 
-    def get_config(self) -> dict:
-        return {"eta": self.eta, "variance": self.variance}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DDPM(DDIM):
@@ -181,9 +178,6 @@ class DDPM(DDIM):
 
     def __init__(self, variance: str = "small") -> None:
         super().__init__(eta=1.0, variance=variance)
-
-    def get_config(self) -> dict:
-        return {"variance": self.variance}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -267,14 +261,6 @@ class Euler(Sampler):
         # No step starts at the last one.
         growth = ops.convert_to_numpy(self._growth(ops.convert_to_tensor(log_snr)))
         return np.append((log_snr - 2 * np.log(growth))[:-1], log_snr[-1:])
-
-    def get_config(self) -> dict:
-        return {
-            "churn": self.churn,
-            "churn_min_sigma": self.churn_min_sigma,
-            "churn_max_sigma": self.churn_max_sigma,
-            "noise_scale": self.noise_scale,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -377,9 +363,6 @@ class AdamsBashforth(Sampler):
             are_noises=True,
         )
         return next_noisy_images, pred_images, _latest(history, self.order - 1)
-
-    def get_config(self) -> dict:
-        return {"order": self.order}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -494,9 +477,6 @@ class DPMSolverPP(Sampler):
             nodes = np.array([part, 0.0])
         return history, nodes
 
-    def get_config(self) -> dict:
-        return {"order": self.order, "variant": self.variant, "stochastic": self.stochastic}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class UniPC(Sampler):
@@ -562,9 +542,6 @@ class UniPC(Sampler):
             slope_rule=self.variant,
         )
         return next_noisy_images, present_images, (history, noisy_images)
-
-    def get_config(self) -> dict:
-        return {"order": self.order, "variant": self.variant}
 
 
 # The state of multistep solvers

@@ -132,9 +132,6 @@ class CosineSchedule(Schedule):
         angles = ops.arctan(ops.exp(-as_float(log_snr) / 2))
         return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
 
-    def get_config(self) -> dict:
-        return {"min_signal_rate": self.min_signal_rate, "max_signal_rate": self.max_signal_rate}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LogSNRLinearSchedule(Schedule):
@@ -165,9 +162,6 @@ class LogSNRLinearSchedule(Schedule):
     def diffusion_times(self, log_snr: Any) -> Any:
         fall = self.start_log_snr - self.end_log_snr
         return ops.clip((self.start_log_snr - as_float(log_snr)) / fall, 0, 1)
-
-    def get_config(self) -> dict:
-        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -208,9 +202,6 @@ class KarrasSchedule(Schedule):
     def diffusion_times(self, log_snr: Any) -> Any:
         roots = ops.exp(as_float(log_snr) / (-2 * self.rho))
         return ops.clip((roots - self.start) / (self.end - self.start), 0, 1)
-
-    def get_config(self) -> dict:
-        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
 
 
 # Schedules in closed form whose formula starts at ᾱ = 1 and ends at ᾱ = 0
@@ -264,9 +255,6 @@ class BoundedSchedule(Schedule):
         times = self.inverse_formula(ops.convert_to_tensor(levels, dtype))
         return times[0], times[1]
 
-    def get_config(self) -> dict:
-        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ImprovedCosineSchedule(BoundedSchedule):
@@ -308,9 +296,6 @@ class ImprovedCosineSchedule(BoundedSchedule):
         cosines = start_cosine * ops.sqrt(ops.sigmoid(log_snr))
         sines = ops.sqrt(start_sine**2 + start_cosine**2 * ops.sigmoid(-log_snr))
         return (ops.arctan2(sines, cosines) - self.start_angle) / self.speed
-
-    def get_config(self) -> dict:
-        return {"offset": self.offset, **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -367,9 +352,6 @@ class SigmoidSchedule(BoundedSchedule):
         log_ratios = log_snr - self.shift
         rise = ops.logaddexp(log_ratios, self.span) - ops.logaddexp(log_ratios, -self.span)
         return rise / (2 * self.span)
-
-    def get_config(self) -> dict:
-        return {"start": self.start, "end": self.end, "tau": self.tau, **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -437,9 +419,6 @@ class RectifiedFlowSchedule(BoundedSchedule):
 
     def inverse_formula(self, log_snr: Any) -> Any:
         return ops.sigmoid(-log_snr / 2 - math.log(self.shift))
-
-    def get_config(self) -> dict:
-        return {"shift": self.shift, **super().get_config()}
 
 
 # Schedules of timesteps
@@ -655,15 +634,6 @@ class LinearBetaSchedule(TimestepSchedule):
         roots = (self.start_root**degree + degree * rise * exponents) ** (1 / degree)
         positions = (roots - self.start_root) / rise
         return ops.clip(timesteps_to_times(positions - 1, self.num_timesteps), 0, 1)
-
-    def get_config(self) -> dict:
-        return {
-            "num_timesteps": self.num_timesteps,
-            "start_beta": self.start_beta,
-            "end_beta": self.end_beta,
-            "continuous": self.continuous,
-            "zero_terminal_snr": self.zero_terminal_snr,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
