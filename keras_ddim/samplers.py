@@ -235,7 +235,12 @@ class Euler(Sampler):
     ) -> tuple[Any, Any, State]:
         noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
         pred_noises, pred_images = denoiser(noisy_images, log_snr)
-        return _euler_step(noisy_images, log_snr, next_log_snr, pred_noises), pred_images, ()
+        next_noisy_images = _euler_step(noisy_images, log_snr, next_log_snr, pred_noises)
+        if self.order == 2:
+            next_pred_noises, _ = denoiser(next_noisy_images, next_log_snr)
+            slope = (pred_noises + next_pred_noises) / 2
+            next_noisy_images = _euler_step(noisy_images, log_snr, next_log_snr, slope)
+        return next_noisy_images, pred_images, ()
 
     def _raise_noise(self, noisy_images: Any, log_snr: Any, noises: Any) -> tuple[Any, Any]:
         """Noisy images and their level, after the churn."""
@@ -288,22 +293,6 @@ class Heun(Euler):
 
     order = 2
     evaluations_per_step = 2
-
-    def step(
-        self,
-        denoiser: Denoise,
-        noisy_images: Any,
-        log_snr: Any,
-        next_log_snr: Any,
-        state: State,
-        noises: Any = None,
-    ) -> tuple[Any, Any, State]:
-        noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
-        pred_noises, pred_images = denoiser(noisy_images, log_snr)
-        euler_images = _euler_step(noisy_images, log_snr, next_log_snr, pred_noises)
-        next_pred_noises, _ = denoiser(euler_images, next_log_snr)
-        slope = (pred_noises + next_pred_noises) / 2
-        return _euler_step(noisy_images, log_snr, next_log_snr, slope), pred_images, ()
 
 
 # Solvers that fit a polynomial through several predictions
