@@ -30,7 +30,7 @@ SNAP = 5e-7
 class Conditioning(Part):
     """One number in [0, 1] for each noise level.
 
-    Subclasses implement `__call__`, and what `keras_ddim.parts.Part` asks for to be saved.
+    Subclasses implement `__call__`, and are saved as a `keras_ddim.parts.Part`.
 
     Attributes:
         num_timesteps: Number of timesteps that training draws from; None for all times in [0, 1).
@@ -46,7 +46,8 @@ class Conditioning(Part):
         """Raises a `ValueError` if the network cannot be conditioned on a level."""
 
     def draw_times(self, shape: tuple, seed: Any = None) -> Any:
-        """Random times to train at, each uniform in [0, 1), those of a batch evenly spread.
+        """Random times to train at, float32 of `shape`, each uniform in [0, 1), those of a batch
+        spread.
 
         `diffusion_times[i] = (start + i / batch) % 1` with a random start: every batch has all
         noise levels, so that its loss varies less than with independent times.
@@ -54,9 +55,6 @@ class Conditioning(Part):
         Args:
             shape: Such as (batch, 1, 1, 1).
             seed: An integer, a `keras.random.SeedGenerator`, or None.
-
-        Returns:
-            float32 tensor of that shape.
 
         Reference:
             [Kingma et al., 2021](https://arxiv.org/abs/2107.00630), appendix I.1

@@ -32,8 +32,7 @@ from keras_ddim.parts import PACKAGE, Part, get_part
 class Degradation(Part):
     """A linear map A of images, and its pseudo-inverse A⁺: A A⁺ A = A.
 
-    Subclasses implement `degrade` and `restore`, and `get_config` if their constructor takes
-    arguments.
+    Subclasses implement `degrade` and `restore`, and are saved as a `keras_ddim.parts.Part`.
     """
 
     def degrade(self, images: Any) -> Any:
@@ -118,14 +117,8 @@ DEGRADATIONS = {"identity": Identity, "block_average": BlockAverage, "grey": Gre
 
 
 def get(identifier: Any) -> Degradation:
-    """The degradation that `identifier` names.
-
-    Args:
-        identifier: None (`Identity()`), one of the names in `DEGRADATIONS`, a serialized
-            degradation (dict) or a `Degradation`.
-
-    Raises:
-        ValueError: If it is none of these.
+    """The degradation that `identifier` names: one of `DEGRADATIONS`, a serialized degradation
+    (dict), a `Degradation`, or None for `Identity()`.
     """
     return get_part("degradation", identifier, Degradation, DEGRADATIONS, Identity)
 
@@ -190,11 +183,7 @@ class Known(Wrapper):
 def check_known(
     known_images: Any, known_mask: Any, degradation: Any, num_images: int, image_shape: Any
 ) -> dict[str, np.ndarray]:
-    """The per-image inputs of `Known`, from arguments of `DiffusionModel.generate`.
-
-    Raises:
-        ValueError: If one is not as described there.
-    """
+    """The per-image inputs of `Known`, from arguments of `DiffusionModel.generate`, checked."""
     if known_images is None:
         for name, value in (("known_mask", known_mask), ("degradation", degradation)):
             if value is not None:

@@ -60,19 +60,19 @@ class Generator(Planner):
 
         At each time the network separates the images into noise and image; the sampler mixes them
         again at the next time's noise level, and the image predicted at the last time is returned.
-        With the default sampler the network is evaluated once at each time, so a list of k times
-        costs k evaluations of it; see `count_evaluations` of the others.
+        With the default sampler a list of k times costs k evaluations of the network; see
+        `count_evaluations` of the others.
 
         Without a sampler, `generate(16, 20)` is near the best that 20 evaluations can do. With
         `sampler="ddim"`, it is the 20 uniform steps of the published example.
 
         Args:
             num_images: Number of images.
-            diffusion_times: Number of times, or any list, tuple, array or tensor of times in
-                [0, 1], in any order and spacing that the sampler can follow; see
-                `keras_ddim.times` for lists. A number n stands for Karras's list of n times
-                (`keras_ddim.times.karras`); where a sampler is given, for 1, 1 − 1/n, …, 1/n. A name, such as "best:5", stands for a list kept with the model for that
-                sampler (see `keep_times`). Defaults to 20.
+            diffusion_times: Any list, tuple, array or tensor of times in [0, 1], in any order and
+                spacing that the sampler can follow; see `keras_ddim.times` for lists. A number n
+                stands for Karras's list of n times (`keras_ddim.times.karras`); where a sampler is
+                given, for 1, 1 − 1/n, …, 1/n. A name, such as "best:5", stands for a list kept with
+                the model for that sampler (see `keep_times`). Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: classes drawn at random, by `seed`; for
                 images that begin with, or hold, some that are given, none in particular.
@@ -81,16 +81,13 @@ class Generator(Planner):
                 default; 0 is without the label; 2 goes as far again. Others than 0 and 1 cost two
                 evaluations of the network instead of one, in a batch of twice the size.
             guidance_interval: The lowest and the highest diffusion time at which to guide; steps
-                from other times are not guided, and cost no more than without guidance. Defaults
-                to (0, 1).
+                from other times cost no more than without guidance. Defaults to (0, 1).
             guidance_rescale: Part, in [0, 1], to which guided predictions of images get back the
                 standard deviation of unguided ones (Lin et al., 2023). Defaults to 0.
             guide_model: A weaker `DiffusionModel` of the same images to be guided away from instead
                 (autoguidance, Karras et al., 2024), which needs no labels. Defaults to None.
-            guidance_fn: Function of predicted images, a tensor (batch, height, width, channels) of
-                pixel values, to a loss for each, (batch,): images are guided down its gradient, as
-                far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
-                None.
+            guidance_fn: Function of predicted images to a loss for each, whose gradient images are
+                guided down; see `keras_ddim.guidance.GuidedByGradient`. Defaults to None.
             known_images: What is known of the images: an image, or one for each, pixel values in
                 [0, 1] or 0..255. Known pixels come out exactly as they are. Defaults to None:
                 nothing. A stochastic sampler, or `keras_ddim.times.renoised`, avoids seams.
@@ -116,8 +113,8 @@ class Generator(Planner):
             batch_size: Number of images generated together; it bounds the memory needed.
                 Defaults to 64.
             clip: Whether to clip the predicted images at each step: False, True or "static" (to
-                pixel values in [0, 1]), or "dynamic" (each image is first scaled down until
-                99.5 % of its pixels are within; Saharia et al., 2022). Defaults to False.
+                pixel values in [0, 1]), or "dynamic" (see `keras_ddim.denoisers.Clipped`). Defaults
+                to False.
             return_trajectory: Whether to return a `Trajectory` instead of the images alone.
                 Defaults to False.
             callback: Callable `(step, time, noisy_images, pred_images)` called at each time, for
@@ -220,12 +217,7 @@ class Generator(Planner):
 
         Args:
             num_images: Number of images, those before `first` included.
-            diffusion_times: As in `generate`.
-            labels: As in `generate`.
-            seed: As in `generate`.
-            first: Number of the first image, where those before are there already. Defaults to 0.
-            batch_size: As in `generate`.
-            verbose: As in `generate`.
+            diffusion_times, labels, seed, first, batch_size, verbose: As in `generate`.
             **options: Further arguments of `generate`, with nothing in them that is of one image.
 
         Yields:

@@ -87,11 +87,10 @@ class DiffusionModel(Editor, ImageTrainer):
         conditioning: The number that the network is conditioned on: a
             `keras_ddim.conditioning.Conditioning`, "noise_variance", "noise_rate" or "log_snr".
             Defaults to the noise variance.
-        prediction_type: What the network predicts: "noise", "image" or "velocity". Defaults to
-            "noise".
-        loss_weighting: The loss that the compiled one is weighted to act as: "noise", "image",
-            "velocity", "truncated_snr", "min_snr" (see `keras_ddim.noise_levels.loss_weights`), or
-            None. Defaults to None.
+        prediction_type: What the network predicts: "noise", "image", "velocity" or "flow" (see
+            `keras_ddim.noise_levels.separate`). Defaults to "noise".
+        loss_weighting: The loss that the compiled one is weighted to act as (see
+            `keras_ddim.noise_levels.loss_weights`), or None. Defaults to None.
         class_names: Names of the classes, for a network that takes labels: the model is trained on
             (images, labels) and generates images of a class. Defaults to None: no labels; or
             "0", "1", … for a network that knows the number of its classes.
@@ -112,8 +111,6 @@ class DiffusionModel(Editor, ImageTrainer):
         normalizer: The `keras_ddim.Normalizer`. The first `fit` adapts it, and with it
             `preconditioning`.
         schedule: The schedule, which may be replaced at any time.
-        class_names: The names, or None.
-        metadata: The dictionary.
 
     Raises:
         ValueError: If an argument is out of range or `network` does not fit `image_shape`.
@@ -216,9 +213,6 @@ class DiffusionModel(Editor, ImageTrainer):
             The `DiffusionModel`. To train it on other images, compile it first, best with
             `keras_ddim.recipes.fine_tune`.
 
-        Raises:
-            ValueError: If there is no such preset or file, or it holds something else.
-
         Example:
 
         >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
@@ -246,15 +240,12 @@ class DiffusionModel(Editor, ImageTrainer):
     # Training
 
     def call(self, inputs: Any, training: bool = False) -> Prediction:
-        """Mixes images with noise at random times, and predicts what was mixed.
+        """Mixes images with noise at random times, and predicts what was mixed: a `Prediction`.
 
         Args:
             inputs: Images (batch, height, width, channels), floats in [0, 1] or integers in
                 0..255; or a tuple of these and of labels (batch,).
             training: Whether to use `network` in training mode, or `ema_network`.
-
-        Returns:
-            A `Prediction`.
         """
         pixels = checks.scale(checks.images_of(inputs))
         images = self.normalizer(pixels)
@@ -348,8 +339,7 @@ class DiffusionModel(Editor, ImageTrainer):
     def averaged_weights(self, steps: Any) -> list[tuple[Any, Any]]:
         """`ema_weights = decay * ema_weights + (1 - decay) * weights`, as pairs to assign.
 
-        Args:
-            steps: Optimizer steps since the last time, 0 or 1 (a scalar).
+        `steps` is the number of optimizer steps since the last time, 0 or 1 (a scalar).
         """
         steps = ops.cast(steps, "int32")
         ema_steps = self.ema_steps + steps

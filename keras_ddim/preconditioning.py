@@ -129,11 +129,7 @@ class SpectralPreconditioning(keras.layers.Layer):
         return ops.matmul(ops.transpose(planes, (0, 2, 3, 1)), ops.transpose(self.axes))
 
     def adapt(self, batches: Iterable[Any]) -> None:
-        """Sets mean, axes and variances to those of all images.
-
-        Args:
-            batches: Normalised images (batch, height, width, channels), at least one.
-        """
+        """Sets mean, axes and variances to those of batches of normalised images, at least one."""
         height, width, channels = self.image_shape
         count, total = 0, np.zeros(self.image_shape)
         products = np.zeros((height, width, channels, channels))
@@ -168,11 +164,7 @@ def _cosines(size: int) -> np.ndarray:
 
 
 def get(identifier: Any, image_shape: tuple[int, int, int]) -> SpectralPreconditioning | None:
-    """The preconditioning that `identifier` names: None, "spectral", or itself a layer.
-
-    Raises:
-        ValueError: If it is none of these, or a layer of another image shape.
-    """
+    """The preconditioning that `identifier` names: None, "spectral", or itself a layer."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if identifier is None:

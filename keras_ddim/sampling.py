@@ -38,12 +38,9 @@ class Step(keras.layers.Layer):
         sampler: A `keras_ddim.Sampler` or a name. Defaults to None: DDIM.
 
     Call arguments:
-        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
-        log_snr: The present noise level, a scalar tensor.
+        noisy_images, log_snr, state, noises: As in `Sampler.step`.
         next_log_snr: The level to go to. Defaults to None, that of clean images: the images are
             only denoised.
-        state: The state of the sampler.
-        noises: Standard normal noise, as `noisy_images`, for stochastic samplers.
         **per_image: What else the denoiser takes, such as `labels` (batch,).
 
     Returns:
@@ -97,11 +94,9 @@ class Inversion(Step):
         refinements: Number of iterations, each of which costs as much as a step.
 
     Call arguments:
-        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
+        noisy_images, state, **per_image: As in `Step`.
         log_snr: The present noise level. Defaults to None, that of clean images.
         next_log_snr: The noisier level to go to, a scalar tensor.
-        state: What the step before returned.
-        **per_image: What else the denoiser takes.
 
     Returns:
         `(next_noisy_images, next_noisy_images, state)`.
@@ -323,12 +318,7 @@ class CompiledSteps:
         self.steps: collections.OrderedDict[str, CompiledStep] = collections.OrderedDict()
 
     def get(self, make_step: Callable[[], CompiledStep], *parts: Any) -> CompiledStep:
-        """The step of these parts, made where it is not among those kept.
-
-        Args:
-            make_step: Callable without arguments that makes the step.
-            *parts: What identifies it: a sampler, numbers, texts.
-        """
+        """The step of these parts (a sampler, numbers, texts), made where it is not kept."""
         # Not as Keras would serialize them, which imports TensorFlow whatever the backend.
         key = str([(type(part), repr(part)) for part in parts])
         step = self.steps.pop(key, None) or make_step()
@@ -389,8 +379,7 @@ def generate(
     Or goes on from other images, or from images to noise, if the levels begin with None.
 
     Args:
-        step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
-        levels: log-SNRs to visit, as in `sample`; float32.
+        step, levels: As in `sample`; a `Step` or a `CompiledStep`, and levels in float32.
         num_images: Number of images.
         image_shape: (height, width, channels).
         seed: Integer or list of integers of at least 0; image i depends on it and i alone. Defaults
@@ -401,7 +390,7 @@ def generate(
         initial_images: Images to start from, (num_images, *image_shape), mixed with that noise at
             the first level. Defaults to None: only the noise.
         batch_size: Number of images generated together at most. Defaults to 64.
-        watchers: Callables that are handed each `Visit`: a batch of images at a level.
+        watchers: Callables that are handed each `Visit`.
         **per_image: What else the denoiser takes, arrays (num_images, ...).
 
     Returns:
@@ -501,15 +490,9 @@ class Recorder:
 
 
 def check_levels(sampler: samplers.Sampler, diffusion_times: Any, levels: Any) -> None:
-    """Raises if `sampler` cannot follow a list of times.
+    """Raises a `ValueError` if `sampler` cannot follow a list of times.
 
-    Args:
-        sampler: The `Sampler`.
-        diffusion_times: The list of times, for the message.
-        levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
-
-    Raises:
-        ValueError: If a time does not decrease and `sampler` needs it to.
+    The levels are in the dtype that is computed in, where two times may be one.
     """
     if not sampler.needs_decreasing or decrease(levels):
         return
@@ -554,11 +537,7 @@ GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def check_generate_options(options: dict) -> dict:
-    """`options`, keyword arguments of `DiffusionModel.generate`, checked as far as they can be.
-
-    Raises:
-        ValueError: If `generate` takes no such argument, or not this value.
-    """
+    """`options`, keyword arguments of `DiffusionModel.generate`, checked as far as they can be."""
     for name, value in options.items():
         if name not in GENERATE_CHECKS:
             raise ValueError(
