@@ -155,12 +155,7 @@ class Known(Wrapper):
         self.degradation = get(degradation)
 
     def call(  # type: ignore[override]
-        self,
-        noisy_images: Any,
-        log_snr: Any,
-        known_images: Any,
-        known_mask: Any,
-        **per_image: Any,
+        self, noisy_images: Any, log_snr: Any, known_images: Any, known_mask: Any, **per_image: Any
     ) -> tuple[Any, Any]:
         pred_noises, pred_images = self.denoiser(noisy_images, log_snr, **per_image)
         pixels = self.normalizer.denormalize(pred_images)

@@ -14,12 +14,7 @@ from keras_ddim import conditioning as conditionings
 from keras_ddim import preconditioning as preconditionings
 from keras_ddim.denoisers import predict
 from keras_ddim.editing import Editor
-from keras_ddim.guard import (
-    ReplicaSeedGenerator,
-    image_range,
-    label_range,
-    range_of,
-)
+from keras_ddim.guard import ReplicaSeedGenerator, image_range, label_range, range_of
 from keras_ddim.networks import ResidualUNet
 from keras_ddim.noise_levels import (
     PREDICTION_TYPES,
@@ -156,14 +151,12 @@ class DiffusionModel(Editor, ImageTrainer):
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
-            num_classes = len(class_names) if class_names else None
-            policy = self.dtype_policy
             network = ResidualUNet(
                 image_shape,
-                num_classes=num_classes,
+                num_classes=len(class_names) if class_names else None,
                 images_seen=images_seen,
                 seed=seed,
-                dtype=policy,
+                dtype=self.dtype_policy,
             )
         checks.check_keras()
         self.image_shape = checks.check_network(network, image_shape, images_seen)

@@ -395,8 +395,6 @@ def plot_times(
                 "`errors` must hold an error for each time of lists in `lists`. "
                 f"Received: errors of shape {values.shape} for {name!r}"
             )
-    if not checked:
-        raise ValueError("`lists` must hold at least one list. Received none.")
     largest = max((values.max() for values in widths.values()), default=0.0) or 1.0
 
     def log_snr(times: np.ndarray) -> np.ndarray:

@@ -402,7 +402,7 @@ def generate(
     image_shape = checks.check_image_shape(image_shape)
     levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
     levels = [level if level is None else np.float32(level) for level in levels]
-    pairs = _pairs(levels)
+    from_clean, pairs = levels[0] is None, _pairs(levels)
     steps = _one_for_each(step, levels)
     if not steps or not all(isinstance(each, (Step, CompiledStep)) for each in steps):
         raise ValueError(
@@ -422,8 +422,8 @@ def generate(
         inputs: dict[str, Any] = {name: rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
         if initial_images is not None:
-            start_images = ops.convert_to_tensor(rows(initial_images, batch), "float32")
-            noisy_images = _mix_at(levels[0], start_images, noisy_images)
+            clean = ops.convert_to_tensor(rows(initial_images, batch), "float32")
+            noisy_images = clean if from_clean else mix(clean, noisy_images, *rates(levels[0]))
         visits = sample(steps, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
         for i, (noisy_images, pred_images) in enumerate(visits):
@@ -433,11 +433,6 @@ def generate(
                 watch(visit)
         images[start : start + size] = ops.convert_to_numpy(pred_images)[: len(shown)]
     return images
-
-
-def _mix_at(log_snr: Any, images: Any, noises: Any) -> Any:
-    """Images with noise at a level; None is that of clean images."""
-    return images if log_snr is None else mix(images, noises, *rates(log_snr))
 
 
 def rows(values: Any, batch: range) -> np.ndarray:

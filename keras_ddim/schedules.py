@@ -540,11 +540,6 @@ class LinearBetaSchedule(TimestepSchedule):
     # β ** (1 / power) is what is linear; the two β are those for T = 1000.
     power = 1
     standard_betas = (1e-4, 0.02)
-    continuous: bool
-    start_beta: float | None
-    end_beta: float | None
-    start_root: float
-    end_root: float
 
     def __init__(
         self,
