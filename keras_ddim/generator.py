@@ -170,19 +170,11 @@ class Generator(Planner):
                     f"`callback` must be callable. Received: callback={checks.brief(callback)}"
                 )
             watchers.append(self._watcher(callback, plan.times))
-        images = self.denormalize(
-            self.follow(
-                plan,
-                num_images,
-                verbose,
-                seed=seed,
-                first=first,
-                initial_noise=initial_noise,
-                initial_images=initial_images,
-                batch_size=batch_size,
-                watchers=watchers,
-            )
+        start = {"initial_noise": initial_noise, "initial_images": initial_images}
+        images = self.follow(
+            plan, num_images, verbose, batch_size, watchers, seed=seed, first=first, **start
         )
+        images = self.denormalize(images)
         if degradation is not None:  # once more, free of what normalising rounds
             tensors = map(ops.convert_to_tensor, (images, *known.values()))
             images = ops.convert_to_numpy(degradation.correct(*tensors)).clip(0.0, 1.0)
@@ -241,19 +233,13 @@ class Generator(Planner):
         if first >= num_images:
             return
         progress = Progress(num_images - first, "image", verbose)
+        options.update(seed=seed, batch_size=size, verbose=0)
         # From where a batch begins, and filled up, so that each image is always in the same place.
         for start in range(first - first % size, num_images, size):
-            batch = range(start, start + size)
-            images = self.generate(
-                size,
-                diffusion_times,
-                labels=None if labels is None else sampling.rows(numbers, batch),
-                seed=seed,
-                first=start,
-                batch_size=size,
-                verbose=0,
-                **options,
-            )[max(0, first - start) : num_images - start]
+            if labels is not None:
+                options["labels"] = sampling.rows(numbers, range(start, start + size))
+            images = self.generate(size, diffusion_times, first=start, **options)
+            images = images[max(0, first - start) : num_images - start]
             progress.advance(len(images))
             yield images
 
@@ -268,24 +254,15 @@ class Generator(Planner):
         num_images: int,
         verbose: int | str,
         batch_size: int | None,
-        first: int = 0,
         watchers: Sequence[Callable] = (),
         **options: Any,
     ) -> np.ndarray:
         """`keras_ddim.sampling.generate`, with a progress bar, and finite."""
         num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
         progress = Progress(num_batches * plan.evaluations, "evaluation", verbose)
-        images = sampling.generate(
-            plan.steps,
-            plan.levels,
-            num_images,
-            self.image_shape,
-            first=first,
-            batch_size=batch_size,
-            watchers=[lambda visit: progress.advance(visit.evaluations), *watchers],
-            **options,
-            **plan.inputs,
-        )
+        watchers = [lambda visit: progress.advance(visit.evaluations), *watchers]
+        options = {"batch_size": batch_size, "watchers": watchers, **options, **plan.inputs}
+        images = sampling.generate(plan.steps, plan.levels, num_images, self.image_shape, **options)
         if not np.isfinite(ops.convert_to_numpy(self.normalizer.denormalize(images))).all():
             raise ValueError(
                 f"The model {self.name!r} must make finite values of noise; its weights, or its "

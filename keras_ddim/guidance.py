@@ -198,9 +198,8 @@ class Guided(Wrapper):
 
     @property
     def evaluations_per_call(self) -> int:
-        return (
-            self.denoiser.evaluations_per_call + (self.guide or self.denoiser).evaluations_per_call
-        )
+        guide = self.guide or self.denoiser
+        return self.denoiser.evaluations_per_call + guide.evaluations_per_call
 
     def call(  # type: ignore[override]
         self, noisy_images: Any, log_snr: Any, guidance_scale: Any, **per_image: Any

@@ -264,13 +264,8 @@ class DiffusionModel(Editor, ImageTrainer):
             preconditioning=self.preconditioning,
             training=training,
         )
-        return Prediction(
-            noisy_images,
-            log_snr,
-            target(images, noises, *rates(log_snr), self.prediction_type),
-            prediction,
-            ranges,
-        )
+        wanted = target(images, noises, *rates(log_snr), self.prediction_type)
+        return Prediction(noisy_images, log_snr, wanted, prediction, ranges)
 
     def draw(self, images: Any) -> tuple[Any, Any]:
         """The noises, as `images`, and the diffusion times (batch, 1, 1, 1) to train at."""

@@ -150,21 +150,11 @@ class Optimizer:
             labels = self.model.draw_classes(num_images, [self.seed, noises])
         elif isinstance(labels, (list, tuple, np.ndarray)):
             labels = np.resize(labels, num_images)
-        plan = self.model.plan(
-            num_images,
-            diffusion_times,
-            self.sampler if sampler is None else sampler,
-            None,
-            **{**self.options, "labels": labels},
-        )
-        return self.model.follow(
-            plan,
-            num_images,
-            verbose=0,
-            batch_size=self.batch_size,
-            seed=[self.seed, noises],
-            **options,
-        )
+        sampler = self.sampler if sampler is None else sampler
+        asked = {**self.options, "labels": labels}
+        plan = self.model.plan(num_images, diffusion_times, sampler, None, **asked)
+        seed = [self.seed, noises]
+        return self.model.follow(plan, num_images, 0, self.batch_size, seed=seed, **options)
 
     def residuals(self, diffusion_times: Any, noises: int) -> np.ndarray:
         """What images along a list differ by from the teacher's, an array of any shape."""

@@ -315,12 +315,9 @@ class AdamsBashforth(Sampler):
     ) -> tuple[Any, Any, State]:
         present_noises, pred_images = denoiser(noisy_images, log_snr)
         history = _remember(state, log_snr, present_noises)
+        followed = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_NOISES)
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_NOISES),
-            are_noises=True,
+            noisy_images, log_snr, next_log_snr, followed, are_noises=True
         )
         return next_noisy_images, pred_images, _latest(history, self.order - 1)
 
@@ -394,14 +391,10 @@ class DPMSolverPP(Sampler):
             history, nodes = _remember(state, log_snr, present_images), None
             state = _latest(history, self.order - 1)
             history = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES)
+        rule = None if (self.order, self.variant) == (3, "singlestep") else "bh2"
+        decay = 2 if self.stochastic else 1
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            history,
-            nodes,
-            slope_rule=None if (self.order, self.variant) == (3, "singlestep") else "bh2",
-            noise_decay=2 if self.stochastic else 1,
+            noisy_images, log_snr, next_log_snr, history, nodes, slope_rule=rule, noise_decay=decay
         )
         if self.stochastic:
             next_noise_rate, _ = rates(next_log_snr)
@@ -483,12 +476,9 @@ class UniPC(Sampler):
         )
         noisy_images = ops.where(is_first, noisy_images, corrected_images)
         history = _latest(history, self.order)
+        followed = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES)
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES),
-            slope_rule=self.variant,
+            noisy_images, log_snr, next_log_snr, followed, slope_rule=self.variant
         )
         return next_noisy_images, present_images, (history, noisy_images)
 

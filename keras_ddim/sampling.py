@@ -142,12 +142,9 @@ class Inversion(Step):
         (slope,) = state
         next_noisy_images = start + added_rate * slope
         for _ in range(self.refinements):
+            start_state = self.sampler.init(next_noisy_images)
             back, *_ = super().call(
-                next_noisy_images,
-                next_log_snr,
-                log_snr,
-                self.sampler.init(next_noisy_images),
-                **per_image,
+                next_noisy_images, next_log_snr, log_snr, start_state, **per_image
             )
             next_noisy_images = next_noisy_images + ratio * (noisy_images - back)
         slope = (next_noisy_images - start) / added_rate
