@@ -195,11 +195,8 @@ class Timestep(Conditioning):
         return timesteps_to_times(timesteps, self.num_timesteps)
 
     def get_config(self) -> dict:
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "num_timesteps": self.num_timesteps,
-            "rounded": self.rounded,
-        }
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {**super().get_config(), "schedule": schedule}
 
 
 CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": NoiseVariance}

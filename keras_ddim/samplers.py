@@ -575,16 +575,11 @@ def _integrate(
         noise_decay: 1 for the probability-flow equation, 2 for the reverse-time stochastic one, in
             which what is left of the noise decays twice as fast.
     """
-    noise_rate, signal_rate = rates(log_snr)
-    next_noise_rate, next_signal_rate = rates(next_log_snr)
+    present, following = rates(log_snr), rates(next_log_snr)
     h = noise_decay * (next_log_snr - log_snr) / 2
     if are_noises:
-        h = -h
-        noise_rate, next_noise_rate, next_signal_rate = (
-            signal_rate,
-            next_signal_rate,
-            next_noise_rate,
-        )
+        h, present, following = -h, present[::-1], following[::-1]
+    (noise_rate, _), (next_noise_rate, next_signal_rate) = present, following
     if nodes is None:
         nodes = (history.levels - log_snr) / (next_log_snr - log_snr)
     nodes = ops.cast(nodes, noisy_images.dtype)
