@@ -48,7 +48,7 @@ class SampleGrid(keras.callbacks.Callback):
         path: File to write, where `{epoch}` is the number of epochs done. Defaults to
             "samples/epoch_{epoch:03d}.png". None shows the pictures in a notebook instead.
         every: Number of epochs from picture to picture. Defaults to 1.
-        columns: Number of images side by side. Defaults to None: as square as it gets.
+        columns: As in `keras_ddim.plots.image_grid`.
         by_class: Whether to draw a row of `num_images` for each class of the model instead, with
             its name. Defaults to False.
         log_dir: Folder of TensorBoard to which the pictures are written, too, such as that of

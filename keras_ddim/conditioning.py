@@ -107,11 +107,6 @@ class LogSNR(Conditioning):
         min_log_snr: The level that becomes 1, as do noisier ones. Defaults to -15.0.
         max_log_snr: The level that becomes 0, as do cleaner ones. Defaults to 15.0.
 
-    Example:
-
-    >>> keras_ddim.conditioning.LogSNR()([-15.0, 0.0, 15.0])
-    [1.0, 0.5, 0.0]
-
     Reference:
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
@@ -142,8 +137,7 @@ class Timestep(Conditioning):
     Example:
 
     >>> schedule = keras_ddim.schedules.LogSNRLinearSchedule(start_log_snr=8, end_log_snr=-8)
-    >>> conditioning = keras_ddim.conditioning.Timestep(schedule, num_timesteps=1001)
-    >>> conditioning.timesteps([8.0, 0.0, -8.0])
+    >>> keras_ddim.conditioning.Timestep(schedule, num_timesteps=1001).timesteps([8.0, 0.0, -8.0])
     [0.0, 500.0, 1000.0]
 
     Reference:

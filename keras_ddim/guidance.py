@@ -166,7 +166,6 @@ class Guided(Wrapper):
         num_classes: The number of classes, which is that label; needed without `guide`.
         rescale: Part, in [0, 1], to which the predicted images get back the standard deviation that
             they have without guidance, which large scales exaggerate. Defaults to 0.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         guidance_scale: One for each image, (batch,).

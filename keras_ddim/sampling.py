@@ -171,7 +171,7 @@ def sample(
         state: State of the sampler. Defaults to None: that before the first step.
         draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
             by stochastic samplers, and called once a step.
-        **per_image: What else the denoiser takes, such as `labels` (batch,).
+        **per_image: As in `Step`.
 
     Yields:
         `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
