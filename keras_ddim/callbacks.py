@@ -24,12 +24,10 @@ Logs = dict[str, Any] | None
 
 
 def record(model: Any, epoch: int, logs: Logs) -> list[dict[str, Any]]:
-    """Puts the logs of an epoch into `model.metadata["history"]`, which is saved with the model.
+    """Puts the logs of an epoch into `model.metadata["history"]`, and returns this history.
 
-    They take the place of what is there of this epoch and later ones.
-
-    Returns:
-        The history: a dictionary for each epoch, whose "epoch" counts from 1.
+    It is saved with the model: a dictionary for each epoch, whose "epoch" counts from 1. What is
+    there of this epoch and later ones is replaced.
     """
 
     def plain(value: Any) -> Any:
@@ -50,7 +48,7 @@ class SampleGrid(keras.callbacks.Callback):
         path: File to write, where `{epoch}` is the number of epochs done. Defaults to
             "samples/epoch_{epoch:03d}.png". None shows the pictures in a notebook instead.
         every: Number of epochs from picture to picture. Defaults to 1.
-        columns: Number of images side by side. Defaults to None: as square as it gets.
+        columns: As in `keras_ddim.plots.image_grid`.
         by_class: Whether to draw a row of `num_images` for each class of the model instead, with
             its name. Defaults to False.
         log_dir: Folder of TensorBoard to which the pictures are written, too, such as that of
@@ -153,14 +151,11 @@ def _event_writer(folder: pathlib.Path) -> Any:
 
 
 class SaveModel(keras.callbacks.Callback):
-    """Saves the whole model after each epoch, to a file that is always complete.
+    """Saves the whole model after each epoch, to a file ending in ".keras" that is always complete.
 
     Stopped at any moment, training leaves the model of the last finished epoch:
     `keras.callbacks.ModelCheckpoint` writes over its file, this replaces it. The history up to that
     epoch is in the file, too, as `model.metadata["history"]`.
-
-    Args:
-        path: File to write, ending in ".keras".
 
     Example:
 
@@ -186,9 +181,6 @@ class SaveHistory(keras.callbacks.Callback):
     Epochs count from 1, so that the last one is the number of epochs done. The rows are those of
     `model.metadata["history"]`: of a model that was loaded and is trained from `initial_epoch` on,
     those of the earlier epochs come first.
-
-    Args:
-        path: File to write.
 
     Example:
 

@@ -30,7 +30,7 @@ SNAP = 5e-7
 class Conditioning(Part):
     """One number in [0, 1] for each noise level.
 
-    Subclasses implement `__call__`, and what `keras_ddim.parts.Part` asks for to be saved.
+    Subclasses implement `__call__`, and are saved as a `keras_ddim.parts.Part`.
 
     Attributes:
         num_timesteps: Number of timesteps that training draws from; None for all times in [0, 1).
@@ -46,7 +46,8 @@ class Conditioning(Part):
         """Raises a `ValueError` if the network cannot be conditioned on a level."""
 
     def draw_times(self, shape: tuple, seed: Any = None) -> Any:
-        """Random times to train at, each uniform in [0, 1), those of a batch evenly spread.
+        """Random times to train at, float32 of `shape`, each uniform in [0, 1), those of a batch
+        spread.
 
         `diffusion_times[i] = (start + i / batch) % 1` with a random start: every batch has all
         noise levels, so that its loss varies less than with independent times.
@@ -54,9 +55,6 @@ class Conditioning(Part):
         Args:
             shape: Such as (batch, 1, 1, 1).
             seed: An integer, a `keras.random.SeedGenerator`, or None.
-
-        Returns:
-            float32 tensor of that shape.
 
         Reference:
             [Kingma et al., 2021](https://arxiv.org/abs/2107.00630), appendix I.1
@@ -109,11 +107,6 @@ class LogSNR(Conditioning):
         min_log_snr: The level that becomes 1, as do noisier ones. Defaults to -15.0.
         max_log_snr: The level that becomes 0, as do cleaner ones. Defaults to 15.0.
 
-    Example:
-
-    >>> keras_ddim.conditioning.LogSNR()([-15.0, 0.0, 15.0])
-    [1.0, 0.5, 0.0]
-
     Reference:
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
@@ -125,9 +118,6 @@ class LogSNR(Conditioning):
     def __call__(self, log_snr: Any) -> Any:
         spread = self.max_log_snr - self.min_log_snr
         return ops.clip((self.max_log_snr - as_float(log_snr)) / spread, 0, 1)
-
-    def get_config(self) -> dict:
-        return {"min_log_snr": self.min_log_snr, "max_log_snr": self.max_log_snr}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -147,8 +137,7 @@ class Timestep(Conditioning):
     Example:
 
     >>> schedule = keras_ddim.schedules.LogSNRLinearSchedule(start_log_snr=8, end_log_snr=-8)
-    >>> conditioning = keras_ddim.conditioning.Timestep(schedule, num_timesteps=1001)
-    >>> conditioning.timesteps([8.0, 0.0, -8.0])
+    >>> keras_ddim.conditioning.Timestep(schedule, num_timesteps=1001).timesteps([8.0, 0.0, -8.0])
     [0.0, 500.0, 1000.0]
 
     Reference:
@@ -200,11 +189,8 @@ class Timestep(Conditioning):
         return timesteps_to_times(timesteps, self.num_timesteps)
 
     def get_config(self) -> dict:
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "num_timesteps": self.num_timesteps,
-            "rounded": self.rounded,
-        }
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {**super().get_config(), "schedule": schedule}
 
 
 CONDITIONINGS = {"log_snr": LogSNR, "noise_rate": NoiseRate, "noise_variance": NoiseVariance}

@@ -32,8 +32,7 @@ from keras_ddim.parts import PACKAGE, Part, get_part
 class Degradation(Part):
     """A linear map A of images, and its pseudo-inverse A⁺: A A⁺ A = A.
 
-    Subclasses implement `degrade` and `restore`, and `get_config` if their constructor takes
-    arguments.
+    Subclasses implement `degrade` and `restore`, and are saved as a `keras_ddim.parts.Part`.
     """
 
     def degrade(self, images: Any) -> Any:
@@ -88,9 +87,6 @@ class BlockAverage(Degradation):
     def restore(self, known: Any) -> Any:
         return ops.repeat(ops.repeat(known, self.factor, axis=1), self.factor, axis=2)
 
-    def get_config(self) -> dict:
-        return {"factor": self.factor}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Grey(Degradation):
@@ -101,8 +97,7 @@ class Grey(Degradation):
     """
 
     def __init__(self, weights: tuple[float, ...] = (0.2989, 0.587, 0.114)) -> None:
-        weights = checks.check_list("weights", weights, 0, 1).tolist()
-        self.weights = tuple(weights)
+        self.weights = checks.check_list("weights", weights, 0, 1).tolist()
 
     def degrade(self, images: Any) -> Any:
         if images.shape[-1] != len(self.weights):
@@ -117,22 +112,13 @@ class Grey(Degradation):
         weights = np.array(self.weights)
         return known * ops.cast(weights / np.sum(weights**2), known.dtype)
 
-    def get_config(self) -> dict:
-        return {"weights": list(self.weights)}
-
 
 DEGRADATIONS = {"identity": Identity, "block_average": BlockAverage, "grey": Grey}
 
 
 def get(identifier: Any) -> Degradation:
-    """The degradation that `identifier` names.
-
-    Args:
-        identifier: None (`Identity()`), one of the names in `DEGRADATIONS`, a serialized
-            degradation (dict) or a `Degradation`.
-
-    Raises:
-        ValueError: If it is none of these.
+    """The degradation that `identifier` names: one of `DEGRADATIONS`, a serialized degradation
+    (dict), a `Degradation`, or None for `Identity()`.
     """
     return get_part("degradation", identifier, Degradation, DEGRADATIONS, Identity)
 
@@ -169,12 +155,7 @@ class Known(Wrapper):
         self.degradation = get(degradation)
 
     def call(  # type: ignore[override]
-        self,
-        noisy_images: Any,
-        log_snr: Any,
-        known_images: Any,
-        known_mask: Any,
-        **per_image: Any,
+        self, noisy_images: Any, log_snr: Any, known_images: Any, known_mask: Any, **per_image: Any
     ) -> tuple[Any, Any]:
         pred_noises, pred_images = self.denoiser(noisy_images, log_snr, **per_image)
         pixels = self.normalizer.denormalize(pred_images)
@@ -197,11 +178,7 @@ class Known(Wrapper):
 def check_known(
     known_images: Any, known_mask: Any, degradation: Any, num_images: int, image_shape: Any
 ) -> dict[str, np.ndarray]:
-    """The per-image inputs of `Known`, from arguments of `DiffusionModel.generate`.
-
-    Raises:
-        ValueError: If one is not as described there.
-    """
+    """The per-image inputs of `Known`, from arguments of `DiffusionModel.generate`, checked."""
     if known_images is None:
         for name, value in (("known_mask", known_mask), ("degradation", degradation)):
             if value is not None:

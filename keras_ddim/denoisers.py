@@ -106,14 +106,14 @@ def predict(
 ) -> Any:
     """What a network predicts, float32, as `noisy_images`; arguments as of `NetworkDenoiser`."""
     log_snr = ops.broadcast_to(as_float(log_snr), (ops.shape(noisy_images)[0], 1, 1, 1))
-    seen = noisy_images
+    seen, whitened = noisy_images, None
     if preconditioning is not None:
-        seen = preconditioning.whiten(noisy_images, log_snr)
+        seen, whitened = preconditioning.whiten(noisy_images, log_snr)
     inputs = [seen, conditioning(log_snr)] + ([] if labels is None else [labels])
     output = ops.cast(network(inputs, training=training), "float32")
     if preconditioning is None:
         return output
-    return preconditioning.predict(output, noisy_images, log_snr, prediction_type)
+    return preconditioning.predict(output, whitened, log_snr, prediction_type)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -1,4 +1,7 @@
-"""Editing: other beginnings for the same loop. Images with noise, noise found in images, walks."""
+"""Editing: other beginnings for the same loop. Images with noise, noise found in images, walks.
+
+An argument that is not as described raises a `ValueError`.
+"""
 
 from typing import Any
 
@@ -24,12 +27,6 @@ class Editor(Generator):
                 (0.6, 0.4, 0.2).
             **options: Further arguments of `generate`, such as `labels`, `guidance_scale`, and
                 `known_images` with `known_mask` for what must stay as it is.
-
-        Returns:
-            As `generate`.
-
-        Raises:
-            ValueError: As `generate`; or if the images are not of the model's shape.
 
         Example:
 
@@ -65,23 +62,17 @@ class Editor(Generator):
         refinements included), with 13 uniform times at 24 dB.
 
         Args:
-            images: (num_images, height, width, channels), floats in [0, 1] or integers in 0..255.
+            images: As in `edit`.
             diffusion_times: As in `generate`, given the same sampler; they must decrease strictly.
             refinements: Evaluations at each time (twice as many with Heun). Defaults to 2.
-            labels: As in `generate`.
             guidance_scale: As in `generate`. Scales above 1 are hard to invert.
             sampler: As in `generate`: "ddim", the default, "euler", "heun" or
                 `DPMSolverPP(variant="singlestep")`.
-            schedule: As in `generate`.
-            batch_size: As in `generate`.
-            verbose: As in `generate`.
+            labels, schedule, batch_size, verbose: As in `generate`.
 
         Returns:
             float32 NumPy array as `images`: the `initial_noise` for `generate`, given the same
             times, labels, scale, sampler and schedule.
-
-        Raises:
-            ValueError: If an argument is not as described, or the list can't be followed.
 
         Example:
 
@@ -122,13 +113,10 @@ def interpolate(first: Any, second: Any, num_steps: int = 8) -> np.ndarray:
         first: Noise (height, width, channels), or several (num_images, height, width, channels),
             such as from `DiffusionModel.invert`.
         second: As `first`.
-        num_steps: Number of points on the way, both ends included. Defaults to 8.
+        num_steps: Number of points on the way, both ends included, at least 2. Defaults to 8.
 
     Returns:
         float32 NumPy array (num_steps, *shape of `first`).
-
-    Raises:
-        ValueError: If the shapes differ, or `num_steps` is below 2.
 
     Example:
 

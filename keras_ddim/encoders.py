@@ -191,16 +191,13 @@ def get(identifier: Encoder | str | os.PathLike) -> Encoder:
 
 
 def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
-    """Features of images, few at a time so that memory stays bounded.
+    """Features of images, float64 NumPy array, few at a time so that memory stays bounded.
 
     Args:
         encoder: See `get`.
         images: Array or tensor (images, height, width, channels): floats in [0, 1] or integers in
             0..255.
         verbose: 1 for a progress bar, 0 for none. Defaults to 0.
-
-    Returns:
-        float64 NumPy array (images, features).
     """
     encoder = get(encoder)
     images = ops.convert_to_numpy(images)

@@ -60,8 +60,8 @@ class Generator(Planner):
 
         At each time the network separates the images into noise and image; the sampler mixes them
         again at the next time's noise level, and the image predicted at the last time is returned.
-        With the default sampler the network is evaluated once at each time, so a list of k times
-        costs k evaluations of it; see `count_evaluations` of the others.
+        With the default sampler a list of k times costs k evaluations of the network; see
+        `count_evaluations` of the others.
 
         Without a sampler, `generate(16, 20)` is near the best that 20 evaluations can do. With
         `sampler="ddim"`, it is the 20 uniform steps of the published example.
@@ -82,16 +82,13 @@ class Generator(Planner):
                 default; 0 is without the label; 2 goes as far again. Others than 0 and 1 cost two
                 evaluations of the network instead of one, in a batch of twice the size.
             guidance_interval: The lowest and the highest diffusion time at which to guide; steps
-                from other times are not guided, and cost no more than without guidance. Defaults
-                to (0, 1).
+                from other times cost no more than without guidance. Defaults to (0, 1).
             guidance_rescale: Part, in [0, 1], to which guided predictions of images get back the
                 standard deviation of unguided ones (Lin et al., 2023). Defaults to 0.
             guide_model: A weaker `DiffusionModel` of the same images to be guided away from instead
                 (autoguidance, Karras et al., 2024), which needs no labels. Defaults to None.
-            guidance_fn: Function of predicted images, a tensor (batch, height, width, channels) of
-                pixel values, to a loss for each, (batch,): images are guided down its gradient, as
-                far as the loss is large; see `keras_ddim.guidance.GuidedByGradient`. Defaults to
-                None.
+            guidance_fn: Function of predicted images to a loss for each, whose gradient images are
+                guided down; see `keras_ddim.guidance.GuidedByGradient`. Defaults to None.
             known_images: What is known of the images: an image, or one for each, pixel values in
                 [0, 1] or 0..255. Known pixels come out exactly as they are. Defaults to None:
                 nothing. A stochastic sampler, or `keras_ddim.times.renoised`, avoids seams.
@@ -117,8 +114,8 @@ class Generator(Planner):
             batch_size: Number of images generated together; it bounds the memory needed.
                 Defaults to 64.
             clip: Whether to clip the predicted images at each step: False, True or "static" (to
-                pixel values in [0, 1]), or "dynamic" (each image is first scaled down until
-                99.5 % of its pixels are within; Saharia et al., 2022). Defaults to False.
+                pixel values in [0, 1]), or "dynamic" (see `keras_ddim.denoisers.Clipped`). Defaults
+                to False.
             return_trajectory: Whether to return a `Trajectory` instead of the images alone.
                 Defaults to False.
             callback: Callable `(step, time, noisy_images, pred_images)` called at each time, for
@@ -174,19 +171,11 @@ class Generator(Planner):
                     f"`callback` must be callable. Received: callback={checks.brief(callback)}"
                 )
             watchers.append(self._watcher(callback, plan.times))
-        images = self.denormalize(
-            self.follow(
-                plan,
-                num_images,
-                verbose,
-                seed=seed,
-                first=first,
-                initial_noise=initial_noise,
-                initial_images=initial_images,
-                batch_size=batch_size,
-                watchers=watchers,
-            )
+        start = {"initial_noise": initial_noise, "initial_images": initial_images}
+        images = self.follow(
+            plan, num_images, verbose, batch_size, watchers, seed=seed, first=first, **start
         )
+        images = self.denormalize(images)
         if degradation is not None:  # once more, free of what normalising rounds
             tensors = map(ops.convert_to_tensor, (images, *known.values()))
             images = ops.convert_to_numpy(degradation.correct(*tensors)).clip(0.0, 1.0)
@@ -221,12 +210,7 @@ class Generator(Planner):
 
         Args:
             num_images: Number of images, those before `first` included.
-            diffusion_times: As in `generate`.
-            labels: As in `generate`.
-            seed: As in `generate`.
-            first: Number of the first image, where those before are there already. Defaults to 0.
-            batch_size: As in `generate`.
-            verbose: As in `generate`.
+            diffusion_times, labels, seed, first, batch_size, verbose: As in `generate`.
             **options: Further arguments of `generate`, with nothing in them that is of one image.
 
         Yields:
@@ -250,19 +234,13 @@ class Generator(Planner):
         if first >= num_images:
             return
         progress = Progress(num_images - first, "image", verbose)
+        options.update(seed=seed, batch_size=size, verbose=0)
         # From where a batch begins, and filled up, so that each image is always in the same place.
         for start in range(first - first % size, num_images, size):
-            batch = range(start, start + size)
-            images = self.generate(
-                size,
-                diffusion_times,
-                labels=None if labels is None else sampling.rows(numbers, batch),
-                seed=seed,
-                first=start,
-                batch_size=size,
-                verbose=0,
-                **options,
-            )[max(0, first - start) : num_images - start]
+            if labels is not None:
+                options["labels"] = sampling.rows(numbers, range(start, start + size))
+            images = self.generate(size, diffusion_times, first=start, **options)
+            images = images[max(0, first - start) : num_images - start]
             progress.advance(len(images))
             yield images
 
@@ -277,24 +255,15 @@ class Generator(Planner):
         num_images: int,
         verbose: int | str,
         batch_size: int | None,
-        first: int = 0,
         watchers: Sequence[Callable] = (),
         **options: Any,
     ) -> np.ndarray:
         """`keras_ddim.sampling.generate`, with a progress bar, and finite."""
         num_batches = math.ceil(num_images / (batch_size or sampling.BATCH_SIZE))
         progress = Progress(num_batches * plan.evaluations, "evaluation", verbose)
-        images = sampling.generate(
-            plan.steps,
-            plan.levels,
-            num_images,
-            self.image_shape,
-            first=first,
-            batch_size=batch_size,
-            watchers=[lambda visit: progress.advance(visit.evaluations), *watchers],
-            **options,
-            **plan.inputs,
-        )
+        watchers = [lambda visit: progress.advance(visit.evaluations), *watchers]
+        options = {"batch_size": batch_size, "watchers": watchers, **options, **plan.inputs}
+        images = sampling.generate(plan.steps, plan.levels, num_images, self.image_shape, **options)
         if not np.isfinite(ops.convert_to_numpy(self.normalizer.denormalize(images))).all():
             raise ValueError(
                 f"The model {self.name!r} must make finite values of noise; its weights, or its "

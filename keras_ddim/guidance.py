@@ -2,7 +2,8 @@
 
 Denoisers around another one, as in `keras_ddim.denoisers`. The scale is that of Imagen and of most
 libraries: 0 is the guide alone, 1 the denoiser without guidance, above 1 extrapolates. (Papers
-that write `1 + ω` have an ω of 0 where this is 1.)
+that write `1 + ω` have an ω of 0 where this is 1.) An argument that is not as described raises a
+`ValueError`.
 """
 
 from collections.abc import Callable
@@ -22,14 +23,8 @@ LARGEST_SCALE = 1000
 
 
 class Guidance(NamedTuple):
-    """How predictions are guided; see `DiffusionModel.generate`, whose arguments these are.
-
-    Attributes:
-        scale: `guidance_scale`.
-        interval: `guidance_interval`.
-        rescale: `guidance_rescale`.
-        model: `guide_model`.
-        loss: `guidance_fn`.
+    """How predictions are guided, by the arguments of `DiffusionModel.generate`: `guidance_scale`,
+    `guidance_interval`, `guidance_rescale`, `guide_model` and `guidance_fn`.
     """
 
     scale: float = 1.0
@@ -83,11 +78,7 @@ def check_guidance(
     model: Any = None,
     loss: Any = None,
 ) -> Guidance:
-    """The `Guidance` of the arguments of `DiffusionModel.generate` that these are.
-
-    Raises:
-        ValueError: If one is not as described there.
-    """
+    """The `Guidance` of the arguments of `DiffusionModel.generate` that these are, checked."""
     scale = checks.check_number("guidance_scale", scale, 0, LARGEST_SCALE)
     rescale = checks.check_number("guidance_rescale", rescale, 0, 1)
     try:
@@ -147,13 +138,7 @@ def check_guide(model: Any, guide: Any) -> None:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Unconditional(Wrapper):
-    """Predictions for the label "any", whatever the labels are.
-
-    Args:
-        denoiser: A `Denoiser` that takes labels.
-        num_classes: The number of classes, which is that label.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-    """
+    """Predictions for the label "any", the number of classes, whatever the labels are."""
 
     def __init__(self, denoiser: Denoiser, num_classes: int, **kwargs: Any) -> None:
         super().__init__(denoiser, **kwargs)
@@ -181,7 +166,6 @@ class Guided(Wrapper):
         num_classes: The number of classes, which is that label; needed without `guide`.
         rescale: Part, in [0, 1], to which the predicted images get back the standard deviation that
             they have without guidance, which large scales exaggerate. Defaults to 0.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         guidance_scale: One for each image, (batch,).
@@ -213,9 +197,8 @@ class Guided(Wrapper):
 
     @property
     def evaluations_per_call(self) -> int:
-        return (
-            self.denoiser.evaluations_per_call + (self.guide or self.denoiser).evaluations_per_call
-        )
+        guide = self.guide or self.denoiser
+        return self.denoiser.evaluations_per_call + guide.evaluations_per_call
 
     def call(  # type: ignore[override]
         self, noisy_images: Any, log_snr: Any, guidance_scale: Any, **per_image: Any
@@ -284,9 +267,6 @@ class GuidedByGradient(Wrapper):
             own functions. Those of Keras models need none of their weights' gradients.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
-    Raises:
-        ValueError: If `loss` does not return one number for each image.
-
     Example:
 
     ```python
@@ -336,14 +316,8 @@ class GuidedByGradient(Wrapper):
 
 
 def with_gradient(function: Callable[[Any], tuple[Any, Any]], values: Any) -> tuple[Any, Any]:
-    """What `function` returns beside a scalar, and the gradient of that scalar, by the backend.
-
-    Args:
-        function: Callable `values -> (scalar, others)`.
-        values: A tensor.
-
-    Returns:
-        `(others, gradient)`, the gradient as `values`.
+    """`(others, gradient)` of a `function(values) -> (scalar, others)`, the gradient that of the
+    scalar.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

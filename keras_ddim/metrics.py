@@ -21,12 +21,9 @@ CHUNK = 512  # rows of a matrix of products of features
 
 
 class Moments:
-    """Number, mean and covariance of points, from batches of any sizes, in bounded memory.
+    """Number, mean and covariance of points, from batches (points, dimensions), in bounded memory.
 
     The covariance is held as a root and never formed: small variances would lose half their digits.
-
-    Args:
-        *batches: Arrays (points, dimensions).
     """
 
     def __init__(self, *batches: np.ndarray) -> None:
@@ -62,11 +59,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
     """`|μ − μ'|² + tr(C + C' − 2 (C^½ C' C^½)^½)`, the Fréchet distance of two clouds of points.
 
     The squared Wasserstein distance of the normal distributions of the clouds' means μ and
-    covariances C. It is biased: too large by an amount about proportional to 1 / points.
-
-    Args:
-        features: Array of at least two points, or their `Moments`.
-        other_features: As `features`.
+    covariances C. It is biased: too large by an amount about proportional to 1 / points. Either is
+    an array of at least two points, or their `Moments`.
 
     Reference:
         [Heusel et al., 2017](https://arxiv.org/abs/1706.08500)
@@ -86,12 +80,8 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
 def kernel_distance(features: np.ndarray, other_features: np.ndarray) -> float:
     """`mean k(x, x̃) + mean k(y, ỹ) − 2 mean k(x, y)`, with `k(x, y) = (x·y / dimensions + 1)³`.
 
-    The squared maximum mean discrepancy of two clouds of points, over pairs of different points,
-    which makes it unbiased: for clouds of one distribution it is often below 0.
-
-    Args:
-        features: Array of at least two points.
-        other_features: As `features`.
+    The squared maximum mean discrepancy of two clouds of at least two points, over pairs of
+    different points, which makes it unbiased: for clouds of one distribution it is often below 0.
 
     Reference:
         [Bińkowski et al., 2018](https://arxiv.org/abs/1801.01401)
@@ -226,8 +216,7 @@ class FID(ImageMetric):
     """The Fréchet inception distance: `frechet_distance`, in memory that does not grow.
 
     It is biased: compare only distances of equally many images. See
-    `keras_ddim.encoders.InceptionV3` on how it differs from that of the literature. Arguments are
-    those of `ImageMetric`.
+    `keras_ddim.encoders.InceptionV3` on how it differs from that of the literature.
 
     Example:
 
@@ -301,7 +290,7 @@ class Precision(ImageMetric):
 
 
 class Recall(Precision):
-    """The part of real images `covered` by generated ones; its arguments are as `Precision`'s."""
+    """The part of real images `covered` by generated ones; arguments as of `Precision`."""
 
     def compute(self, real: Points, generated: Points) -> float:
         return covered(generated.features, real.features, self.neighbors)

@@ -14,12 +14,7 @@ from keras_ddim import conditioning as conditionings
 from keras_ddim import preconditioning as preconditionings
 from keras_ddim.denoisers import predict
 from keras_ddim.editing import Editor
-from keras_ddim.guard import (
-    ReplicaSeedGenerator,
-    image_range,
-    label_range,
-    range_of,
-)
+from keras_ddim.guard import ReplicaSeedGenerator, image_range, label_range, range_of
 from keras_ddim.networks import ResidualUNet
 from keras_ddim.noise_levels import (
     PREDICTION_TYPES,
@@ -87,11 +82,10 @@ class DiffusionModel(Editor, ImageTrainer):
         conditioning: The number that the network is conditioned on: a
             `keras_ddim.conditioning.Conditioning`, "noise_variance", "noise_rate" or "log_snr".
             Defaults to the noise variance.
-        prediction_type: What the network predicts: "noise", "image" or "velocity". Defaults to
-            "noise".
-        loss_weighting: The loss that the compiled one is weighted to act as: "noise", "image",
-            "velocity", "truncated_snr", "min_snr" (see `keras_ddim.noise_levels.loss_weights`), or
-            None. Defaults to None.
+        prediction_type: What the network predicts: "noise", "image", "velocity" or "flow" (see
+            `keras_ddim.noise_levels.separate`). Defaults to "noise".
+        loss_weighting: The loss that the compiled one is weighted to act as (see
+            `keras_ddim.noise_levels.loss_weights`), or None. Defaults to None.
         class_names: Names of the classes, for a network that takes labels: the model is trained on
             (images, labels) and generates images of a class. Defaults to None: no labels; or
             "0", "1", … for a network that knows the number of its classes.
@@ -112,8 +106,6 @@ class DiffusionModel(Editor, ImageTrainer):
         normalizer: The `keras_ddim.Normalizer`. The first `fit` adapts it, and with it
             `preconditioning`.
         schedule: The schedule, which may be replaced at any time.
-        class_names: The names, or None.
-        metadata: The dictionary.
 
     Raises:
         ValueError: If an argument is out of range or `network` does not fit `image_shape`.
@@ -159,14 +151,12 @@ class DiffusionModel(Editor, ImageTrainer):
         if network is None:
             if image_shape is None:
                 raise ValueError("`image_shape` must be given where `network` is not.")
-            num_classes = len(class_names) if class_names else None
-            policy = self.dtype_policy
             network = ResidualUNet(
                 image_shape,
-                num_classes=num_classes,
+                num_classes=len(class_names) if class_names else None,
                 images_seen=images_seen,
                 seed=seed,
-                dtype=policy,
+                dtype=self.dtype_policy,
             )
         checks.check_keras()
         self.image_shape = checks.check_network(network, image_shape, images_seen)
@@ -216,9 +206,6 @@ class DiffusionModel(Editor, ImageTrainer):
             The `DiffusionModel`. To train it on other images, compile it first, best with
             `keras_ddim.recipes.fine_tune`.
 
-        Raises:
-            ValueError: If there is no such preset or file, or it holds something else.
-
         Example:
 
         >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
@@ -246,15 +233,12 @@ class DiffusionModel(Editor, ImageTrainer):
     # Training
 
     def call(self, inputs: Any, training: bool = False) -> Prediction:
-        """Mixes images with noise at random times, and predicts what was mixed.
+        """Mixes images with noise at random times, and predicts what was mixed: a `Prediction`.
 
         Args:
             inputs: Images (batch, height, width, channels), floats in [0, 1] or integers in
                 0..255; or a tuple of these and of labels (batch,).
             training: Whether to use `network` in training mode, or `ema_network`.
-
-        Returns:
-            A `Prediction`.
         """
         pixels = checks.scale(checks.images_of(inputs))
         images = self.normalizer(pixels)
@@ -280,13 +264,8 @@ class DiffusionModel(Editor, ImageTrainer):
             preconditioning=self.preconditioning,
             training=training,
         )
-        return Prediction(
-            noisy_images,
-            log_snr,
-            target(images, noises, *rates(log_snr), self.prediction_type),
-            prediction,
-            ranges,
-        )
+        wanted = target(images, noises, *rates(log_snr), self.prediction_type)
+        return Prediction(noisy_images, log_snr, wanted, prediction, ranges)
 
     def draw(self, images: Any) -> tuple[Any, Any]:
         """The noises, as `images`, and the diffusion times (batch, 1, 1, 1) to train at."""
@@ -348,8 +327,7 @@ class DiffusionModel(Editor, ImageTrainer):
     def averaged_weights(self, steps: Any) -> list[tuple[Any, Any]]:
         """`ema_weights = decay * ema_weights + (1 - decay) * weights`, as pairs to assign.
 
-        Args:
-            steps: Optimizer steps since the last time, 0 or 1 (a scalar).
+        `steps` is the number of optimizer steps since the last time, 0 or 1 (a scalar).
         """
         steps = ops.cast(steps, "int32")
         ema_steps = self.ema_steps + steps

@@ -36,19 +36,9 @@ class SinusoidalEmbedding(layers.Layer):
 
     Args:
         embedding_dims: Size of the embedding, an even number of at least 4. Defaults to 32.
-        min_frequency: Lowest frequency. Defaults to 1.
-        max_frequency: Highest frequency. Defaults to 1000.
+        min_frequency: Lowest frequency, positive. Defaults to 1.
+        max_frequency: Highest frequency, above the lowest. Defaults to 1000.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
-
-    Input shape:
-        (..., 1), such as (batch, 1, 1, 1).
-
-    Output shape:
-        (..., embedding_dims).
-
-    Raises:
-        ValueError: If `embedding_dims` is odd or below 4, or the frequencies are not increasing
-            and positive.
 
     Example:
 
@@ -99,10 +89,41 @@ class SinusoidalEmbedding(layers.Layer):
 
 
 class UNet(keras.Model):
-    """What the U-Nets share: they are saved as their arguments, so that a file does not depend on
-    how a version of Keras describes its layers.
+    """What the U-Nets share.
 
-    Subclasses hand the arguments that they were made with to `_keep`, once they are built.
+    They are saved as their arguments, so that a file does not depend on how a version of Keras
+    describes its layers; subclasses hand these to `_keep`, once they are built. The last layer
+    starts at zero and stays float32 under every dtype policy.
+
+    On several devices, their batch normalization is Keras's: under `tf.distribute` each replica
+    normalizes by the statistics of its own part of the batch, and keeps moving ones of its own, of
+    which those of the first are saved; under `keras.distribution` on JAX, and on one device, it is
+    the whole batch. So parts of a batch should not be very small.
+
+    Args:
+        image_shape: (height, width, channels); height and width divisible by
+            `2 ** (len(widths) - 1)`, not necessarily equal.
+        widths: Channels of each level, from full resolution down.
+        block_depth: Residual blocks of each level and direction.
+        num_classes: Number of classes of images, for a network with the labels as third input; the
+            label `num_classes` stands for "any". Defaults to None: no labels.
+        images_seen: Number of images that it is given to predict from, laid over each other as
+            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
+        embedding_dims: Size of the noise level's embedding. Defaults to 32.
+        max_frequency: Highest frequency of that embedding; the lowest is 1.
+        seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
+        dtype: Dtype policy of the body, such as "mixed_bfloat16"; None for Keras's global one.
+        name: Name of the Keras model. Defaults to None: that of the class, numbered.
+
+    Call arguments:
+        inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
+            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
+
+    Returns:
+        What is to be predicted, float32, shaped as `noisy_images`.
+
+    Raises:
+        ValueError: If the sizes do not fit together; the message says which do.
     """
 
     arguments: dict[str, Any]
@@ -128,41 +149,15 @@ class ResidualUNet(UNet):
     """A residual U-Net taking `[noisy_images, noise_variances]` to the predicted noises.
 
     Each level has `block_depth` residual blocks on the way down and as many on the way up, with
-    skip connections between them; the noise level is embedded and laid under the image as further
-    channels. The last layer starts at zero and stays float32 under every dtype policy. The
-    defaults are the network of the Keras DDIM example: 1,953,507 parameters at 64×64×3. For better
-    pictures in the same time, see `ModulatedUNet`.
-
-    On several devices, its batch normalization is Keras's: under `tf.distribute` each replica
-    normalizes by the statistics of its own part of the batch, and keeps moving ones of its own, of
-    which those of the first are saved; under `keras.distribution` on JAX, and on one device, it is
-    the whole batch. So parts of a batch should not be very small.
+    skip connections between them; the embeddings of the noise level and of labels are laid under
+    the image as further channels. The defaults are the network of the Keras DDIM example: 1,953,507
+    parameters at 64×64×3. For better pictures in the same time, see `ModulatedUNet`.
 
     Args:
-        image_shape: (height, width, channels); height and width divisible by
-            `2 ** (len(widths) - 1)`, not necessarily equal.
-        widths: Channels of each level, from full resolution down. Defaults to (32, 64, 96, 128).
+        image_shape, num_classes, images_seen, embedding_dims, seed, dtype, name: See `UNet`.
+        widths: Channels of each level. Defaults to (32, 64, 96, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 2.
-        num_classes: Number of classes of images, for a network with the labels as third input,
-            whose embedding is laid beside the noise level's; the label `num_classes` stands for
-            "any". Defaults to None: no labels.
-        images_seen: Number of images that it is given to predict from, laid over each other as
-            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
-        embedding_dims: Size of the noise level's embedding. Defaults to 32.
-        max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 1000.
-        seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
-        dtype: Dtype policy of the body, such as "mixed_bfloat16"; None for Keras's global one.
-        name: Name of the Keras model. Defaults to None: "residual_u_net", numbered.
-
-    Call arguments:
-        inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
-            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
-
-    Returns:
-        The predicted noises, float32, shaped as `noisy_images`.
-
-    Raises:
-        ValueError: If the sizes do not fit together; the message says which do.
+        max_frequency: Highest frequency of the embedding. Defaults to 1000.
 
     Example:
 
@@ -232,36 +227,14 @@ class ModulatedUNet(UNet):
     `block(x) = shortcut(x) + conv(swish(scale * conv(normalize(x)) + shift))`: scale and shift, one
     of each for every channel, come from the noise level by two dense layers. It makes better
     pictures than `ResidualUNet` in the same time, in which the level only enters with the image;
-    with its defaults it is the network of `keras_ddim.recipe`. The last layer starts at zero and
-    stays float32 under every dtype policy.
-
-    On several devices its batch normalization is that of `ResidualUNet`.
+    with its defaults it is the network of `keras_ddim.recipe`.
 
     Args:
-        image_shape: (height, width, channels); height and width divisible by
-            `2 ** (len(widths) - 1)`, not necessarily equal.
-        widths: Channels of each level, from full resolution down. Defaults to (16, 32, 64, 128).
+        image_shape, num_classes, images_seen, embedding_dims, seed, dtype, name: See `UNet`.
+        widths: Channels of each level. Defaults to (16, 32, 64, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 1.
-        num_classes: Number of classes of images, for a network with the labels as third input; the
-            label `num_classes` stands for "any". Defaults to None: no labels.
-        images_seen: Number of images that it is given to predict from, laid over each other as
-            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
-        embedding_dims: Size of the noise level's embedding. Defaults to 32.
-        max_frequency: Highest frequency of that embedding; the lowest is 1. Defaults to 32.
+        max_frequency: Highest frequency of the embedding. Defaults to 32.
         modulation_dims: Width of the dense layers. Defaults to 128.
-        seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
-        dtype: Dtype policy of the body, such as "mixed_bfloat16"; None for Keras's global one.
-        name: Name of the Keras model. Defaults to None: "modulated_u_net", numbered.
-
-    Call arguments:
-        inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
-            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
-
-    Returns:
-        What is to be predicted, float32, shaped as `noisy_images`.
-
-    Raises:
-        ValueError: If the sizes do not fit together; the message says which do.
 
     Example:
 

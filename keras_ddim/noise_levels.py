@@ -41,9 +41,6 @@ def rates(log_snr: Any) -> tuple[Any, Any]:
 
     Returns:
         `(noise_rates, signal_rates)`, shaped as `log_snr`; their squares sum to 1.
-
-    Reference:
-        [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
     log_snr = ops.convert_to_tensor(log_snr)
     return ops.sqrt(ops.sigmoid(-log_snr)), ops.sqrt(ops.sigmoid(log_snr))
@@ -91,11 +88,7 @@ def mix(images: Any, noises: Any, noise_rates: Any, signal_rates: Any) -> Any:
     Args:
         images: Normalised images (batch, height, width, channels).
         noises: Standard normal noise, as `images`.
-        noise_rates: Tensor that broadcasts to `images`, such as (batch, 1, 1, 1).
-        signal_rates: As `noise_rates`.
-
-    Returns:
-        The noisy images, as `images`.
+        noise_rates, signal_rates: Tensors that broadcast to `images`, such as (batch, 1, 1, 1).
     """
     return signal_rates * images + noise_rates * noises
 
@@ -107,7 +100,7 @@ def separate(
     signal_rates: Any,
     prediction_type: str = "noise",
 ) -> tuple[Any, Any]:
-    """Undoes `mix`, given what the network predicted.
+    """Undoes `mix`, given what the network predicted: `(pred_noises, pred_images)`.
 
     - "noise": `pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates`
     - "image": `pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates`
@@ -126,11 +119,7 @@ def separate(
     Args:
         noisy_images, noise_rates, signal_rates: As in `mix`.
         prediction: What the network predicted, as `noisy_images`.
-        prediction_type: What `prediction` is: "noise", "image", "velocity" or "flow". Defaults to
-            "noise".
-
-    Returns:
-        `(pred_noises, pred_images)`, the two components of `noisy_images`.
+        prediction_type: What that is, one of the four above. Defaults to "noise".
 
     Reference:
         "velocity": [Salimans & Ho, 2022, Progressive
@@ -161,9 +150,7 @@ def target(
       `noisy_images` move as the angle whose cosine is the signal rate grows
     - "flow": `noises - images`, that in which `(1 - t) * images + t * noises` moves as t grows
 
-    Args:
-        images, noises, noise_rates, signal_rates: As in `mix`.
-        prediction_type: "noise", "image", "velocity" or "flow". Defaults to "noise".
+    Arguments are those of `mix` and `separate`.
     """
     check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if prediction_type == "noise":
@@ -190,14 +177,11 @@ def loss_weights(
     - `w("min_snr") = min(SNR, gamma)`: the noise's, limited where there is little of it
 
     Args:
-        log_snr: Noise level, of any shape. Beyond ±30, infinite levels included, the factor is
-            that of ±30, so that it is always finite.
-        prediction_type: What the network predicts: "noise", "image", "velocity" or "flow".
+        log_snr: Noise level, of any shape, that of the factors. Beyond ±30, infinite levels
+            included, the factor is that of ±30, so that it is always finite.
+        prediction_type: As in `separate`.
         weighting: The loss to act as, one of the six above, or None for 1 everywhere.
         gamma: The limit of "min_snr", positive. Defaults to 5.0.
-
-    Returns:
-        Factors, shaped as `log_snr`.
 
     Example:
 

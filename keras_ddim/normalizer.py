@@ -18,10 +18,6 @@ class Normalizer(keras.layers.Layer):
     `tf.distribute`) leaves no function that was compiled before with the old ones. A channel that
     is constant has a deviation of Keras's epsilon, 1e-7.
 
-    Args:
-        channels: Number of channels.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-
     Example:
 
     >>> normalizer = keras_ddim.Normalizer(channels=3)
@@ -58,13 +54,8 @@ class Normalizer(keras.layers.Layer):
         return self.mean + self.deviation * images
 
     def adapt(self, batches: Iterable[np.ndarray]) -> None:
-        """Sets mean and deviation to those of all images.
-
-        Args:
-            batches: Float64 arrays (batch, height, width, channels), at least one.
-
-        Raises:
-            ValueError: If there is no image.
+        """Sets mean and deviation to those of all images, of arrays (batch, height, width,
+        channels).
         """
         if not hasattr(batches, "__iter__"):
             raise ValueError(f"`batches` must be iterable. Received: batches={brief(batches)}")

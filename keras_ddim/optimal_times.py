@@ -2,7 +2,8 @@
 
 The model's weights stay as they are: what is looked for is the list along which a sampler's images
 come nearest to those that the same model makes of the same noise with many more evaluations (the
-teacher's).
+teacher's). An argument that is not as described, or a model that has not been trained, raises a
+`ValueError`.
 
 ```python
 diffusion_times = keras_ddim.optimize_times(model, 5, sampler="unipc")
@@ -149,21 +150,11 @@ class Optimizer:
             labels = self.model.draw_classes(num_images, [self.seed, noises])
         elif isinstance(labels, (list, tuple, np.ndarray)):
             labels = np.resize(labels, num_images)
-        plan = self.model.plan(
-            num_images,
-            diffusion_times,
-            self.sampler if sampler is None else sampler,
-            None,
-            **{**self.options, "labels": labels},
-        )
-        return self.model.follow(
-            plan,
-            num_images,
-            verbose=0,
-            batch_size=self.batch_size,
-            seed=[self.seed, noises],
-            **options,
-        )
+        sampler = self.sampler if sampler is None else sampler
+        asked = {**self.options, "labels": labels}
+        plan = self.model.plan(num_images, diffusion_times, sampler, None, **asked)
+        seed = [self.seed, noises]
+        return self.model.follow(plan, num_images, 0, self.batch_size, seed=seed, **options)
 
     def residuals(self, diffusion_times: Any, noises: int) -> np.ndarray:
         """What images along a list differ by from the teacher's, an array of any shape."""
@@ -316,12 +307,9 @@ class Optimizer:
     def step_costs(self) -> tuple[np.ndarray, np.ndarray]:
         """Errors of single steps of DDIM from each point of teacher paths to each later one.
 
-        They need no evaluations but the teacher's.
-
-        Returns:
-            `(costs, starts)`: `costs[i, j]`, from the i-th to the j-th point, the last of which are
-            the images; root-mean-square differences in the normalised space, infinite where j is
-            no later than i; and `starts[i]`, how far plain noise is from the i-th point.
+        `(costs, starts)`: `costs[i, j]`, from the i-th to the j-th point, the last of which are the
+        images; root-mean-square differences in the normalised space, infinite where j is no later
+        than i; and `starts[i]`, how far plain noise is from the i-th point.
         """
         recorder = sampling.Recorder()
         options = {"num_images": min(PATH_IMAGES, self.num_images), "watchers": [recorder]}
@@ -376,28 +364,15 @@ def optimize_times(
             width, channels). Defaults to None: the teacher's.
             `encoder`: features to compare by, see `keras_ddim.encoders.get`. Defaults to None:
             pixels.
-            `labels`, `guidance_scale`, `clip`, `batch_size`: as in `generate`; a list of labels is
-            repeated.
+            `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
+            labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform
             in log-SNR. Defaults to 40.
             `num_images`: how many images are compared, and again for validation. Defaults to 64.
             `seed`: integer. Defaults to 0.
-            `verbose`: 1 for a progress bar, 0 for none, "auto" for one if it takes over 2 seconds.
-            Defaults to "auto".
 
     Returns:
         float64 NumPy array (num_times,) of strictly decreasing times, for `generate`.
-
-    Raises:
-        ValueError: If an argument is not as described, the model has not been trained, or its
-            network makes values that are not finite.
-
-    Example:
-
-    ```python
-    diffusion_times = keras_ddim.optimize_times(model, 5, sampler="unipc")
-    images = model.generate(16, diffusion_times, sampler="unipc")
-    ```
 
     Reference:
         "entropic": [Stancevic et al., 2025](https://arxiv.org/abs/2504.13612); "path": [Chen et
@@ -441,17 +416,9 @@ def explain_times(
     them got wrong.
 
     Args:
-        model: A trained `keras_ddim.DiffusionModel`.
         diffusion_times: As in `generate`; strictly decreasing.
-        sampler: As in `optimize_times`.
         num_images: How many images it is the mean of. Defaults to 16.
-        **options: Others of `optimize_times`.
-
-    Returns:
-        An `Explanation`.
-
-    Raises:
-        ValueError: If an argument is not as described.
+        model, sampler, **options: As in `optimize_times`.
 
     Example:
 

@@ -14,13 +14,14 @@ PACKAGE = "keras_ddim"
 class Part:
     """A part of a model, saved inside it.
 
-    Subclasses implement `get_config` if their constructor takes arguments, and are registered with
-    `keras.saving.register_keras_serializable`.
+    Subclasses keep their constructor's arguments as attributes of the same names, or implement
+    `get_config`, and are registered with `keras.saving.register_keras_serializable`.
     """
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {}
+        """The constructor's arguments, by default the attributes of their names."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
     def from_config(cls, config: dict) -> Any:
@@ -32,17 +33,14 @@ class Part:
 
 
 def get_part(argument: str, identifier: Any, kind: type, names: dict, default: Any) -> Any:
-    """The part that `identifier` names.
+    """The part that `identifier` names: None, one of `names`, a serialized part (dict) or a part.
 
     Args:
         argument: Name of the argument that `identifier` was given as, for the message.
-        identifier: None, one of `names`, a serialized part (dict) or a part.
+        identifier: See above.
         kind: The subclass of `Part` that it must be.
         names: Dict from names to classes.
         default: The class for None.
-
-    Raises:
-        ValueError: If `identifier` is none of these.
     """
     if identifier is None:
         return default()
@@ -64,13 +62,6 @@ def without_unused(serialized: Any) -> Any:
     New versions of Keras add arguments to its optimizers, losses and their schedules, and old
     versions refuse them. They are None or False by default, so that what was trained before is
     trained as before; left out while they are so, they keep no version from loading.
-
-    Args:
-        serialized: Objects as `keras.saving.serialize_keras_object` serializes them, in lists and
-            dictionaries.
-
-    Returns:
-        The same, without the arguments that are None or False and are so by default.
     """
     if isinstance(serialized, (list, tuple)):
         return type(serialized)(without_unused(value) for value in serialized)

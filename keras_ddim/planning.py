@@ -83,12 +83,12 @@ class Planner:
         guidance: Guidance | None = None,
         degradation: Degradation | None = None,
     ) -> Denoiser:
-        """The averaged network as a `keras_ddim.denoisers.Denoiser`.
+        """The averaged network as a `keras_ddim.denoisers.Denoiser`, by default nothing around it.
 
         Args:
-            clip: As in `generate`. Defaults to False.
-            guidance: How it is guided. Defaults to None: not at all.
-            degradation: What is known of the images. Defaults to None: nothing.
+            clip: As in `generate`.
+            guidance: How it is guided.
+            degradation: What is known of the images.
         """
         denoiser: Denoiser = NetworkDenoiser(
             self.ema_network, self.conditioning, self.prediction_type, self.preconditioning
@@ -111,9 +111,7 @@ class Planner:
 
         Args:
             sampler: As in `generate`. Defaults to None: DDIM, which follows any list.
-            clip: As in `generate`. Defaults to False.
-            guidance: How the network is guided. Defaults to None: not at all.
-            degradation: What is known of the images. Defaults to None: nothing.
+            clip, guidance, degradation: As in `make_denoiser`.
             refinements: For a `keras_ddim.sampling.Inversion` with so many, instead of a `Step`.
         """
         guidance = guidance or Guidance()
@@ -142,14 +140,7 @@ class Planner:
     ) -> int:
         """Evaluations of the network (and of `guide_model`) that an image costs.
 
-        Args:
-            diffusion_times: As in `generate`, as are all others.
-            sampler: See there.
-            schedule: See there.
-            guidance_scale: See there.
-            guidance_interval: See there.
-            guide_model: See there.
-            **options: Others, which cost nothing.
+        Arguments are those of `generate`; `options`, those that cost nothing.
         """
         sampler, times, _ = self._times(diffusion_times, sampler, schedule)
         guidance = check_guidance(guidance_scale, guidance_interval, model=guide_model)
@@ -166,9 +157,6 @@ class Planner:
             sampler: The sampler it is for. Defaults to None: `keras_ddim.UniPC()`.
             name: What `generate` takes as `diffusion_times` from then on, given that sampler; a
                 list that it named before is replaced. Defaults to None: "best:5" for five times.
-
-        Raises:
-            ValueError: If an argument is not as described.
 
         Example:
 
@@ -195,15 +183,12 @@ class Planner:
         of_sampler[name] = levels.tolist()
 
     def kept_times(self, name: str, sampler: Any = None, schedule: Any = None) -> np.ndarray:
-        """A list that was kept with `keep_times`, float64 (steps,).
+        """A list that was kept with `keep_times`, float64 (steps,), or a `ValueError` with their
+        names.
 
         Args:
-            name: Its name.
-            sampler: The sampler it is for. Defaults to None: `keras_ddim.UniPC()`.
+            name, sampler: As in `keep_times`.
             schedule: What the times are to belong to. Defaults to None: the model's schedule.
-
-        Raises:
-            ValueError: If there is none; the message lists those that there are.
         """
         sampler = DEFAULT_SAMPLER if sampler is None else samplers_by_name.get(sampler)
         kept = self.metadata.get(KEPT_LISTS, {})

@@ -1,8 +1,9 @@
 """Pictures of arrays: grids and rows of images, animations, training curves, schedules.
 
-A `plot_...` function writes a file if it is given a `path`, else returns a figure, which shows
-itself as the last value of a notebook cell. None needs a display or touches the state of `pyplot`.
-An argument that is not as described raises a `ValueError`.
+A `plot_...` function returns a `matplotlib.figure.Figure`, which shows itself as the last value of
+a notebook cell; or None, if it is given a `path` of a file to write, of any of `FORMATS`. None
+needs a display or touches the state of `pyplot`. An argument that is not as described raises a
+`ValueError`.
 """
 
 import csv
@@ -61,11 +62,8 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def save_image(image: np.ndarray, path: Path) -> None:
-    """Writes one image as PNG, pixel by pixel.
-
-    Args:
-        image: Array (height, width, channels) or (height, width), as in `image_grid`.
-        path: Path of the file, ending in ".png".
+    """Writes one image, (height, width, channels) or (height, width), as a PNG file, pixel by
+    pixel.
     """
     check_suffix(path, [".png"])
     picture = as_picture(_check_images(np.asarray(image)[None])[0])
@@ -91,13 +89,9 @@ def plot_images(
     """A grid of images, small ones enlarged so that their pixels can be seen.
 
     Args:
-        images: As in `image_grid`.
-        columns: As in `image_grid`.
-        path: File to write, of any of `FORMATS`. Defaults to None: a figure is returned instead.
+        images, columns: As in `image_grid`.
+        path: See `keras_ddim.plots`.
         row_labels: One text for each row, left of it. Defaults to none.
-
-    Returns:
-        A `matplotlib.figure.Figure`, or None if `path` is given.
 
     Example:
 
@@ -134,7 +128,7 @@ def plot_rows(rows: Mapping[str, np.ndarray], path: Path | None = None) -> "Figu
 
     Args:
         rows: Dictionary from the label of each row to its images, all of one shape.
-        path: As in `plot_images`.
+        path: See `keras_ddim.plots`.
 
     Example:
 
@@ -228,10 +222,7 @@ def animate_walk(
     Args:
         images: Array (steps, height, width, channels), or (steps, num_images, height, width,
             channels) for several side by side; of at least two steps.
-        path: As in `animate`.
-        columns: As in `image_grid`.
-        seconds: Seconds there and back, as in `animate`.
-        scale: As in `animate`.
+        path, columns, seconds, scale: As in `animate`.
 
     Example:
 
@@ -301,7 +292,7 @@ def plot_history(history: Any, path: Path | None = None) -> "Figure | None":
 
     Args:
         history: What `fit` returned, its `history` dictionary, or the path of it as a CSV file.
-        path: As in `plot_images`.
+        path: See `keras_ddim.plots`.
 
     Example:
 
@@ -339,7 +330,7 @@ def plot_schedule(schedule: Any = None, path: Path | None = None) -> "Figure | N
 
     Args:
         schedule: See `keras_ddim.schedules.get`, or a list of such to compare.
-        path: As in `plot_images`.
+        path: See `keras_ddim.plots`.
 
     Example:
 
@@ -383,7 +374,7 @@ def plot_times(
     Args:
         lists: Dictionary from labels to lists of times.
         schedule: The schedule that they belong to, see `keras_ddim.schedules.get`.
-        path: As in `plot_images`.
+        path: See `keras_ddim.plots`.
         errors: Dictionary from some of the labels to errors of the intervals, one for each time, as
             of `keras_ddim.explain_times`: the larger, the thicker the line. Defaults to None.
 
@@ -404,8 +395,6 @@ def plot_times(
                 "`errors` must hold an error for each time of lists in `lists`. "
                 f"Received: errors of shape {values.shape} for {name!r}"
             )
-    if not checked:
-        raise ValueError("`lists` must hold at least one list. Received none.")
     largest = max((values.max() for values in widths.values()), default=0.0) or 1.0
 
     def log_snr(times: np.ndarray) -> np.ndarray:

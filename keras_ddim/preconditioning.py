@@ -79,45 +79,45 @@ class SpectralPreconditioning(keras.layers.Layer):
         options = {"trainable": False, "autocast": False, "name": name}
         return self.add_weight(shape=shape, initializer=initializer, **options)
 
-    def whiten(self, noisy_images: Any, log_snr: Any) -> Any:
-        """What the network sees, (batch, height, width, 2 * channels): whitened, and denoised.
+    def whiten(self, noisy_images: Any, log_snr: Any) -> tuple[Any, Any]:
+        """What the network sees, (batch, height, width, 2 * channels), and B (y − αµ) / √V.
 
         Args:
             noisy_images: (batch, height, width, channels), in the normalised space.
             log_snr: Their noise level, (batch, 1, 1, 1).
         """
-        coefficients, deviations = self._analyse(noisy_images, log_snr)
         _, signal_rates = rates(log_snr)
-        whitened = coefficients / deviations
+        deviations = self._deviations(log_snr)
+        whitened = self._to_coefficients(noisy_images - signal_rates * self.mean) / deviations
         denoised = signal_rates * self.variances / deviations * whitened
-        return ops.concatenate([self._to_images(whitened), self._to_images(denoised)], axis=-1)
+        seen = [self._to_images(whitened), self._to_images(denoised)]
+        return ops.concatenate(seen, axis=-1), whitened
 
-    def predict(self, output: Any, noisy_images: Any, log_snr: Any, prediction_type: str) -> Any:
-        """The prediction, shaped as `noisy_images`.
+    def predict(self, output: Any, whitened: Any, log_snr: Any, prediction_type: str) -> Any:
+        """The prediction, (batch, height, width, channels).
 
         Args:
-            output: What the network returned for what `whiten` showed it.
-            noisy_images: In the normalised space, (batch, height, width, channels).
-            log_snr: Their noise level, (batch, 1, 1, 1).
-            prediction_type: What is predicted, one of `keras_ddim.noise_levels.PREDICTION_TYPES`.
+            output: What the network returned for what it saw.
+            whitened: The second of what `whiten` returned.
+            log_snr: As in `whiten`.
+            prediction_type: One of `keras_ddim.noise_levels.PREDICTION_TYPES`.
         """
         noise_rates, signal_rates = levels = rates(log_snr)
         zero, one = ops.zeros_like(noise_rates), ops.ones_like(noise_rates)
         of_noises = target(zero, one, *levels, prediction_type)
         of_images = target(one, zero, *levels, prediction_type)
-        coefficients, deviations = self._analyse(noisy_images, log_snr)
+        deviations = self._deviations(log_snr)
         known = of_noises * noise_rates + of_images * signal_rates * self.variances
         left_over = (of_noises * signal_rates - of_images * noise_rates) * ops.sqrt(self.variances)
-        known = known / deviations * (coefficients / deviations)
+        known = known / deviations * whitened
         return of_images * self.mean + self._to_images(
             known + left_over / deviations * self._to_coefficients(output)
         )
 
-    def _analyse(self, noisy_images: Any, log_snr: Any) -> tuple[Any, Any]:
-        """The coefficients of what is not the mean, and their standard deviations √V."""
+    def _deviations(self, log_snr: Any) -> Any:
+        """√V."""
         noise_rates, signal_rates = rates(log_snr)
-        variances = signal_rates**2 * self.variances + noise_rates**2
-        return self._to_coefficients(noisy_images - signal_rates * self.mean), ops.sqrt(variances)
+        return ops.sqrt(signal_rates**2 * self.variances + noise_rates**2)
 
     def _to_coefficients(self, images: Any) -> Any:
         """Into the basis, (batch, channels, height, width)."""
@@ -127,11 +127,7 @@ class SpectralPreconditioning(keras.layers.Layer):
         return _along(coefficients, (2, self.rows.T), (2, self.columns.T), (1, self.axes))
 
     def adapt(self, batches: Iterable[Any]) -> None:
-        """Sets mean, axes and variances to those of all images.
-
-        Args:
-            batches: Normalised images (batch, height, width, channels), at least one.
-        """
+        """Sets mean, axes and variances to those of batches of normalised images, at least one."""
         height, width, channels = self.image_shape
         count, total = 0, np.zeros(self.image_shape)
         products = np.zeros((height, width, channels, channels))
@@ -177,11 +173,7 @@ def _cosines(size: int) -> np.ndarray:
 
 
 def get(identifier: Any, image_shape: tuple[int, int, int]) -> SpectralPreconditioning | None:
-    """The preconditioning that `identifier` names: None, "spectral", or itself a layer.
-
-    Raises:
-        ValueError: If it is none of these, or a layer of another image shape.
-    """
+    """The preconditioning that `identifier` names: None, "spectral", or itself a layer."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if identifier is None:

@@ -12,10 +12,7 @@ SECONDS_BEFORE_PROGRESS = 2.0
 class Progress:
     """A bar at once (`verbose=1`), once the work takes over 2 seconds ("auto"), or none (0).
 
-    Args:
-        target: Number of units of work.
-        unit_name: What they are, in the singular.
-        verbose: 1, "auto" or 0.
+    The work is `target` units, named in the singular.
     """
 
     def __init__(self, target: int, unit_name: str, verbose: int | str = "auto") -> None:

@@ -1,4 +1,7 @@
-"""The recipe: network, schedule, loss and optimizer that make the best pictures in a given time."""
+"""The recipe: network, schedule, loss and optimizer that make the best pictures in a given time.
+
+An argument that is not as described raises a `ValueError`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +37,9 @@ def recipe(
     It is what `keras-ddim train` trains: a `ModulatedUNet` that predicts what the best linear
     denoiser leaves over of velocities, a cosine schedule down to a noise rate of 0.1, the squared
     error, Adam with clipped gradients and the `learning_rate_schedule`, and an average of the
-    weights over the last tenth of the run. With
-    batches of 16 it makes better pictures in a tenth of the time than
-    `DiffusionModel(image_shape)`, which is the published example; start from that one where
-    results are to compare with the example's.
+    weights over the last tenth of the run. With batches of 16 it makes better pictures in a tenth
+    of the time than `DiffusionModel(image_shape)`, which is the published example; start from that
+    one where results are to compare with the example's.
 
     Args:
         image_shape: (height, width, channels) of the images.
@@ -50,9 +52,6 @@ def recipe(
         learning_rate: The highest of the run. Defaults to 2e-3.
         seed: Integer that makes initial weights, training and generation reproducible.
         **kwargs: Further arguments of `DiffusionModel`, which may replace those of the recipe.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Example:
 
@@ -97,17 +96,14 @@ def fine_tune(
 ) -> DiffusionModel:
     """A compiled copy of a trained model, such as a preset, to be trained on other images.
 
-    It begins with the averaged weights, and a new average. Where the classes differ, what was
-    learnt of the old ones is left out: the new ones begin as images of no class in particular.
+    It begins with the averaged weights, and a new average. Where the classes differ, which only a
+    `ModulatedUNet` allows, what was learnt of the old ones is left out: the new ones begin as
+    images of no class in particular.
 
     Args:
         model: The trained model, which stays as it is.
-        num_steps: Number of batches that the copy will be trained on, in all.
         class_names: Names of the classes of the other images. Defaults to None: no labels.
-        learning_rate: The highest of the run. Defaults to 2e-3.
-
-    Raises:
-        ValueError: If the classes differ, and the network is no `ModulatedUNet`.
+        num_steps, learning_rate: As in `recipe`, of the copy.
 
     Example:
 
@@ -161,13 +157,7 @@ def _with_classes(old: ModulatedUNet, num_classes: int | None) -> ModulatedUNet:
 def compile_for(
     model: DiffusionModel, num_steps: int, learning_rate: float = LEARNING_RATE
 ) -> None:
-    """Compiles a model with the recipe's loss and optimizer.
-
-    Args:
-        model: The model.
-        num_steps: Number of batches that it will be trained on, in all.
-        learning_rate: The highest of the run. Defaults to 2e-3.
-    """
+    """Compiles a model with the recipe's loss and optimizer; other arguments as in `recipe`."""
     check_model("model", model)
     # Without weight decay, which decided nothing, and for which Keras computes the schedule anew
     # for each weight.
@@ -182,11 +172,8 @@ def learning_rate_schedule(
 ) -> keras.optimizers.schedules.CosineDecay:
     """Up from zero in the first twentieth of the steps, then down to zero along a cosine.
 
-    Args:
-        num_steps: Number of steps in all. A model that has done some of them goes on from there;
-            to train it for longer than was planned, set `model.learning_rate` to the schedule of
-            the longer run.
-        learning_rate: The highest. Defaults to 2e-3.
+    A model that has done some of the `num_steps` goes on from there; to train it for longer than
+    was planned, set `model.learning_rate` to the schedule of the longer run.
 
     Reference:
         [Loshchilov & Hutter, 2016](https://arxiv.org/abs/1608.03983)

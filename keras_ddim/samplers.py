@@ -3,11 +3,15 @@
 A sampler knows nothing of schedules, batches, progress bars or networks: it is handed a denoiser
 and two noise levels. Every formula below holds for any two levels, so every list of times
 works with every sampler; only multistep solvers, which learn from earlier steps, need the times to
-decrease, and the first steps of a list, where there is little to learn from, are of lower order.
+decrease, and the first steps of a list, where there is little to learn from, are of lower order:
+the orders named are reached from exact starting values, or where the first steps are short enough
+for their error not to matter.
 
 Notation of the formulas: at a noise level, α = `signal_rates`, s = `noise_rates`, σ = s / α, and
 λ = log(α / s) = `log_snr` / 2. Levels without a mark are those a step starts from, marked ones
 (α', s', σ', λ') those it goes to, and h = λ' − λ.
+
+An argument that is not as described raises a `ValueError`.
 """
 
 import math
@@ -30,9 +34,8 @@ State = Any  # a tuple of tensors and of such tuples
 class Sampler(Part):
     """One step from a noise level to the next.
 
-    Subclasses implement `step`, `init` if a step depends on earlier ones, and `get_config` if
-    their constructor takes arguments; registered with
-    `keras.saving.register_keras_serializable` they can be saved and loaded.
+    Subclasses implement `step`, `init` if a step depends on earlier ones, and are saved as a
+    `keras_ddim.parts.Part`.
 
     Attributes:
         order: How fast the error falls with the number of steps: as `1 / steps ** order` (with
@@ -117,9 +120,6 @@ class DDIM(Sampler):
         variance: "small", as above, or "large": the fresh noise, but not what it replaces, is
             larger by σ / σ', which is the σ̂ of the paper if `eta=1`. Defaults to "small".
 
-    Raises:
-        ValueError: If an argument is not as described.
-
     Reference:
         [Song et al., 2020, Denoising Diffusion Implicit Models](https://arxiv.org/abs/2010.02502)
     """
@@ -155,25 +155,17 @@ class DDIM(Sampler):
         next_noisy_images = mix(pred_images, pred_noises, kept_rate, next_signal_rate)
         return next_noisy_images + fresh_rate * self._check_noises(noises), pred_images, ()
 
-    def get_config(self) -> dict:
-        return {"eta": self.eta, "variance": self.variance}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DDPM(DDIM):
     """`next_noisy_images = α' pred_images + s' σ'/σ pred_noises + s' √(1 − σ'² / σ²) noises`.
 
-    Ancestral sampling: as much of the predicted noise as training's mixing allows is replaced by
-    fresh noise. The same as `DDIM(eta=1)`. First order, one network evaluation a step.
-
-    Follows any list of times. Up to a higher noise level, it adds the noise that training would.
+    Ancestral sampling, the same as `DDIM(eta=1)`: as much of the predicted noise as training's
+    mixing allows is replaced by fresh noise.
 
     Args:
         variance: That of the fresh noise: "small" (the β̃ of the paper) or "large" (β), which is
             larger by σ² / σ'². Defaults to "small".
-
-    Raises:
-        ValueError: If `variance` is neither.
 
     Reference:
         [Ho et al., 2020, Denoising Diffusion Probabilistic Models](https://arxiv.org/abs/2006.11239)
@@ -181,9 +173,6 @@ class DDPM(DDIM):
 
     def __init__(self, variance: str = "small") -> None:
         super().__init__(eta=1.0, variance=variance)
-
-    def get_config(self) -> dict:
-        return {"variance": self.variance}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -204,9 +193,6 @@ class Euler(Sampler):
         churn_min_sigma: The lowest σ that is churned (S_min). Defaults to 0.
         churn_max_sigma: The highest (S_max), or None for no bound. Defaults to None.
         noise_scale: Standard deviation of the fresh noise (S_noise). Defaults to 1.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Reference:
         [Karras et al., 2022, Elucidating the Design Space of Diffusion-Based Generative
@@ -241,7 +227,12 @@ class Euler(Sampler):
     ) -> tuple[Any, Any, State]:
         noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
         pred_noises, pred_images = denoiser(noisy_images, log_snr)
-        return _euler_step(noisy_images, log_snr, next_log_snr, pred_noises), pred_images, ()
+        next_noisy_images = _euler_step(noisy_images, log_snr, next_log_snr, pred_noises)
+        if self.order == 2:
+            next_pred_noises, _ = denoiser(next_noisy_images, next_log_snr)
+            slope = (pred_noises + next_pred_noises) / 2
+            next_noisy_images = _euler_step(noisy_images, log_snr, next_log_snr, slope)
+        return next_noisy_images, pred_images, ()
 
     def _raise_noise(self, noisy_images: Any, log_snr: Any, noises: Any) -> tuple[Any, Any]:
         """Noisy images and their level, after the churn."""
@@ -268,56 +259,18 @@ class Euler(Sampler):
         growth = ops.convert_to_numpy(self._growth(ops.convert_to_tensor(log_snr)))
         return np.append((log_snr - 2 * np.log(growth))[:-1], log_snr[-1:])
 
-    def get_config(self) -> dict:
-        return {
-            "churn": self.churn,
-            "churn_min_sigma": self.churn_min_sigma,
-            "churn_max_sigma": self.churn_max_sigma,
-            "noise_scale": self.noise_scale,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Heun(Euler):
     """`next_noisy_images / α' = noisy_images / α + (σ' − σ) (pred_noises + pred_noises') / 2`.
 
-    Heun's method on the equation of `Euler`, with the same churn: pred_noises' is the noise in the
-    images that Euler's step ends at. Second order, two network evaluations a step.
-
-    Follows any list of times, up to a higher noise level as `Euler`.
-
-    Args:
-        churn: See `Euler`.
-        churn_min_sigma: See `Euler`.
-        churn_max_sigma: See `Euler`.
-        noise_scale: See `Euler`.
-
-    Raises:
-        ValueError: If an argument is not as described.
-
-    Reference:
-        [Karras et al., 2022, Elucidating the Design Space of Diffusion-Based Generative
-        Models](https://arxiv.org/abs/2206.00364), Algorithms 1 and 2
+    Heun's method on the equation of `Euler`, whose arguments it takes and whose lists it follows:
+    pred_noises' is the noise in the images that Euler's step ends at. Second order, two network
+    evaluations a step; algorithms 1 and 2 of the paper.
     """
 
     order = 2
     evaluations_per_step = 2
-
-    def step(
-        self,
-        denoiser: Denoise,
-        noisy_images: Any,
-        log_snr: Any,
-        next_log_snr: Any,
-        state: State,
-        noises: Any = None,
-    ) -> tuple[Any, Any, State]:
-        noisy_images, log_snr = self._raise_noise(noisy_images, log_snr, noises)
-        pred_noises, pred_images = denoiser(noisy_images, log_snr)
-        euler_images = _euler_step(noisy_images, log_snr, next_log_snr, pred_noises)
-        next_pred_noises, _ = denoiser(euler_images, next_log_snr)
-        slope = (pred_noises + next_pred_noises) / 2
-        return _euler_step(noisy_images, log_snr, next_log_snr, slope), pred_images, ()
 
 
 # Solvers that fit a polynomial through several predictions
@@ -330,18 +283,11 @@ class AdamsBashforth(Sampler):
     P is the polynomial in λ through the present and the `order - 1` last predicted noises, each at
     its own level; the integral, that of `P dσ`, is exact. This is the linear multistep method on
     the equation of `Euler` for any spacing, in the exponential form, which extrapolates better in
-    long steps than a polynomial in σ. One network evaluation a step; `order=1` is `DDIM()`.
-
-    The first steps, with fewer predictions to go through, are of lower order: orders above 2 are
-    reached from exact starting values, or where those steps are short enough for their error not
-    to matter; else the error falls with order 2 at last. In long steps, where curves overshoot, P
-    is a straight line: those of step² / last step > 2, in log-SNR.
+    long steps than a polynomial in σ. One network evaluation a step; `order=1` is `DDIM()`. In long
+    steps, where curves overshoot, P is a straight line: those of step² / last step > 2, in log-SNR.
 
     Args:
         order: 1 to 5. Defaults to 4.
-
-    Raises:
-        ValueError: If `order` is not as described.
 
     Reference:
         [Liu et al., 2022, Pseudo Numerical Methods for Diffusion Models on
@@ -369,17 +315,11 @@ class AdamsBashforth(Sampler):
     ) -> tuple[Any, Any, State]:
         present_noises, pred_images = denoiser(noisy_images, log_snr)
         history = _remember(state, log_snr, present_noises)
+        followed = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_NOISES)
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_NOISES),
-            are_noises=True,
+            noisy_images, log_snr, next_log_snr, followed, are_noises=True
         )
         return next_noisy_images, pred_images, _latest(history, self.order - 1)
-
-    def get_config(self) -> dict:
-        return {"order": self.order}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -397,22 +337,16 @@ class DPMSolverPP(Sampler):
     s'/s exp(−h) noisy_images + 2 s' exp(−λ') ∫ exp(2l) P(l) dl + s' √(1 − exp(−2h)) noises`, whose
     `order=1` is `DDPM()`.
 
-    The first multistep steps, with fewer predictions to go through, are of lower order: order 3 is
-    reached from exact starting values, or where those steps are short enough for their error not
-    to matter; else the error falls with order 2 at last. In long multistep steps, where parabolas
-    overshoot, P is a straight line: those of step² / last step > 1, in log-SNR; it is a constant
-    in those of step² / last step > 16, such as the last of lists of timesteps that end at 0.
+    In long multistep steps, where parabolas overshoot, P is a straight line: those of
+    step² / last step > 1, in log-SNR; it is a constant in those of step² / last step > 16, such as
+    the last of lists of timesteps that end at 0.
 
     Args:
         order: 1, 2 or 3; 1 or 2 if `stochastic`. Defaults to 2.
         variant: "multistep" (2M, 3M) or "singlestep" (2S, 3S), which follows any list of times, up
-            to a higher noise level as `Euler` without churn.
-            Defaults to "multistep".
+            to a higher noise level as `Euler` without churn. Defaults to "multistep".
         stochastic: Whether to add fresh noise (SDE-DPM-Solver++); multistep only. Defaults to
             False.
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Reference:
         [Lu et al., 2022, DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
@@ -457,14 +391,10 @@ class DPMSolverPP(Sampler):
             history, nodes = _remember(state, log_snr, present_images), None
             state = _latest(history, self.order - 1)
             history = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES)
+        rule = None if (self.order, self.variant) == (3, "singlestep") else "bh2"
+        decay = 2 if self.stochastic else 1
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            history,
-            nodes,
-            slope_rule=None if (self.order, self.variant) == (3, "singlestep") else "bh2",
-            noise_decay=2 if self.stochastic else 1,
+            noisy_images, log_snr, next_log_snr, history, nodes, slope_rule=rule, noise_decay=decay
         )
         if self.stochastic:
             next_noise_rate, _ = rates(next_log_snr)
@@ -494,9 +424,6 @@ class DPMSolverPP(Sampler):
             nodes = np.array([part, 0.0])
         return history, nodes
 
-    def get_config(self) -> dict:
-        return {"order": self.order, "variant": self.variant, "stochastic": self.stochastic}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class UniPC(Sampler):
@@ -508,17 +435,12 @@ class UniPC(Sampler):
     network evaluation a step, and an error that falls with `order + 1`.
 
     The integral is exact, but for a straight line: its slope is weighed by B(h) / 2, as in the
-    paper. (For more predictions, B(h) cancels.) The first steps, with fewer predictions to go
-    through, are of lower order: with `order=3`, an error that falls with 4 is reached from exact
-    starting values, or where those steps are short enough for their error not to matter; else it
-    falls with 3 at last. In long steps, the predictor is of lower order, as in `DPMSolverPP`.
+    paper. (For more predictions, B(h) cancels.) In long steps, the predictor is of lower order, as
+    in `DPMSolverPP`.
 
     Args:
         order: Order of the predictor: 1, 2 or 3. Defaults to 2.
         variant: B(h): "bh1" (h) or "bh2" (1 − exp(−h)). Defaults to "bh2".
-
-    Raises:
-        ValueError: If an argument is not as described.
 
     Reference:
         [Zhao et al., 2023, UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of
@@ -554,17 +476,11 @@ class UniPC(Sampler):
         )
         noisy_images = ops.where(is_first, noisy_images, corrected_images)
         history = _latest(history, self.order)
+        followed = _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES)
         next_noisy_images = _integrate(
-            noisy_images,
-            log_snr,
-            next_log_snr,
-            _without_overshoot(history, log_snr, next_log_snr, LONGEST_FOR_IMAGES),
-            slope_rule=self.variant,
+            noisy_images, log_snr, next_log_snr, followed, slope_rule=self.variant
         )
         return next_noisy_images, present_images, (history, noisy_images)
-
-    def get_config(self) -> dict:
-        return {"order": self.order, "variant": self.variant}
 
 
 # The state of multistep solvers
@@ -650,29 +566,20 @@ def _integrate(
     """`s'/s noisy_images + s' ∫ exp(l) P(l) dl` from λ to λ', P going through `history`.
 
     Args:
-        noisy_images: Where to start, at the level `log_snr`.
-        log_snr: The level to start from.
-        next_log_snr: The level to go to.
-        history: Predicted images and their levels.
-        nodes: Where these are in a step from 0 to 1. Defaults to None: as the levels say, which
-            a step of length 0 cannot.
-        are_noises: Whether they are predicted noises instead. In the formula, images and noises
-            then change places, and λ its sign.
+        nodes: Where the predictions are in a step from 0 to 1. Defaults to None: as their levels
+            say, which a step of length 0 cannot.
+        are_noises: Whether they are predicted noises instead of images. In the formula, images and
+            noises then change places, and λ its sign.
         slope_rule: "bh1" or "bh2" to weigh the slope of a P through no more than two nodes by
             UniPC's B(h) / 2. Defaults to None: the exact integral.
         noise_decay: 1 for the probability-flow equation, 2 for the reverse-time stochastic one, in
             which what is left of the noise decays twice as fast.
     """
-    noise_rate, signal_rate = rates(log_snr)
-    next_noise_rate, next_signal_rate = rates(next_log_snr)
+    present, following = rates(log_snr), rates(next_log_snr)
     h = noise_decay * (next_log_snr - log_snr) / 2
     if are_noises:
-        h = -h
-        noise_rate, next_noise_rate, next_signal_rate = (
-            signal_rate,
-            next_signal_rate,
-            next_noise_rate,
-        )
+        h, present, following = -h, present[::-1], following[::-1]
+    (noise_rate, _), (next_noise_rate, next_signal_rate) = present, following
     if nodes is None:
         nodes = (history.levels - log_snr) / (next_log_snr - log_snr)
     nodes = ops.cast(nodes, noisy_images.dtype)
@@ -722,13 +629,7 @@ SAMPLERS = {
 
 
 def get(identifier: Any) -> Sampler:
-    """The sampler that `identifier` names: a name, a config, a `Sampler` or None.
-
-    Args:
-        identifier: `None` (`DDIM()`, which follows any list), one of the names in `SAMPLERS`, a
-            serialized sampler (dict) or a `Sampler`.
-
-    Raises:
-        ValueError: If it is none of these.
+    """The sampler that `identifier` names: one of `SAMPLERS`, a serialized sampler (dict), a
+    `Sampler`, or None for `DDIM()`, which follows any list.
     """
     return get_part("sampler", identifier, Sampler, SAMPLERS, DDIM)

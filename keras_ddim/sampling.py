@@ -38,12 +38,9 @@ class Step(keras.layers.Layer):
         sampler: A `keras_ddim.Sampler` or a name. Defaults to None: DDIM.
 
     Call arguments:
-        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
-        log_snr: The present noise level, a scalar tensor.
+        noisy_images, log_snr, state, noises: As in `Sampler.step`.
         next_log_snr: The level to go to. Defaults to None, that of clean images: the images are
             only denoised.
-        state: The state of the sampler.
-        noises: Standard normal noise, as `noisy_images`, for stochastic samplers.
         **per_image: What else the denoiser takes, such as `labels` (batch,).
 
     Returns:
@@ -97,11 +94,9 @@ class Inversion(Step):
         refinements: Number of iterations, each of which costs as much as a step.
 
     Call arguments:
-        noisy_images: Tensor (batch, height, width, channels) at the level `log_snr`.
+        noisy_images, state, **per_image: As in `Step`.
         log_snr: The present noise level. Defaults to None, that of clean images.
         next_log_snr: The noisier level to go to, a scalar tensor.
-        state: What the step before returned.
-        **per_image: What else the denoiser takes.
 
     Returns:
         `(next_noisy_images, next_noisy_images, state)`.
@@ -147,12 +142,9 @@ class Inversion(Step):
         (slope,) = state
         next_noisy_images = start + added_rate * slope
         for _ in range(self.refinements):
+            start_state = self.sampler.init(next_noisy_images)
             back, *_ = super().call(
-                next_noisy_images,
-                next_log_snr,
-                log_snr,
-                self.sampler.init(next_noisy_images),
-                **per_image,
+                next_noisy_images, next_log_snr, log_snr, start_state, **per_image
             )
             next_noisy_images = next_noisy_images + ratio * (noisy_images - back)
         slope = (next_noisy_images - start) / added_rate
@@ -179,7 +171,7 @@ def sample(
         state: State of the sampler. Defaults to None: that before the first step.
         draw_noises: Callable that returns fresh standard normal noise, as `noisy_images`. Needed
             by stochastic samplers, and called once a step.
-        **per_image: What else the denoiser takes, such as `labels` (batch,).
+        **per_image: As in `Step`.
 
     Yields:
         `(noisy_images, pred_images)` at each level. The last `pred_images` are the result.
@@ -323,12 +315,7 @@ class CompiledSteps:
         self.steps: collections.OrderedDict[str, CompiledStep] = collections.OrderedDict()
 
     def get(self, make_step: Callable[[], CompiledStep], *parts: Any) -> CompiledStep:
-        """The step of these parts, made where it is not among those kept.
-
-        Args:
-            make_step: Callable without arguments that makes the step.
-            *parts: What identifies it: a sampler, numbers, texts.
-        """
+        """The step of these parts (a sampler, numbers, texts), made where it is not kept."""
         # Not as Keras would serialize them, which imports TensorFlow whatever the backend.
         key = str([(type(part), repr(part)) for part in parts])
         step = self.steps.pop(key, None) or make_step()
@@ -389,8 +376,7 @@ def generate(
     Or goes on from other images, or from images to noise, if the levels begin with None.
 
     Args:
-        step: A `Step` or a `CompiledStep`, or a list of one for each level, with one sampler.
-        levels: log-SNRs to visit, as in `sample`; float32.
+        step, levels: As in `sample`; a `Step` or a `CompiledStep`, and levels in float32.
         num_images: Number of images.
         image_shape: (height, width, channels).
         seed: Integer or list of integers of at least 0; image i depends on it and i alone. Defaults
@@ -401,7 +387,7 @@ def generate(
         initial_images: Images to start from, (num_images, *image_shape), mixed with that noise at
             the first level. Defaults to None: only the noise.
         batch_size: Number of images generated together at most. Defaults to 64.
-        watchers: Callables that are handed each `Visit`: a batch of images at a level.
+        watchers: Callables that are handed each `Visit`.
         **per_image: What else the denoiser takes, arrays (num_images, ...).
 
     Returns:
@@ -413,7 +399,7 @@ def generate(
     image_shape = checks.check_image_shape(image_shape)
     levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
     levels = [level if level is None else np.float32(level) for level in levels]
-    pairs = _pairs(levels)
+    from_clean, pairs = levels[0] is None, _pairs(levels)
     steps = _one_for_each(step, levels)
     if not steps or not all(isinstance(each, (Step, CompiledStep)) for each in steps):
         raise ValueError(
@@ -433,8 +419,8 @@ def generate(
         inputs: dict[str, Any] = {name: rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
         if initial_images is not None:
-            start_images = ops.convert_to_tensor(rows(initial_images, batch), "float32")
-            noisy_images = _mix_at(levels[0], start_images, noisy_images)
+            clean = ops.convert_to_tensor(rows(initial_images, batch), "float32")
+            noisy_images = clean if from_clean else mix(clean, noisy_images, *rates(levels[0]))
         visits = sample(steps, noisy_images, levels, draw_noises=draw_noises, **inputs)
         shown = batch[: num_images - start]
         for i, (noisy_images, pred_images) in enumerate(visits):
@@ -444,11 +430,6 @@ def generate(
                 watch(visit)
         images[start : start + size] = ops.convert_to_numpy(pred_images)[: len(shown)]
     return images
-
-
-def _mix_at(log_snr: Any, images: Any, noises: Any) -> Any:
-    """Images with noise at a level; None is that of clean images."""
-    return images if log_snr is None else mix(images, noises, *rates(log_snr))
 
 
 def rows(values: Any, batch: range) -> np.ndarray:
@@ -501,15 +482,9 @@ class Recorder:
 
 
 def check_levels(sampler: samplers.Sampler, diffusion_times: Any, levels: Any) -> None:
-    """Raises if `sampler` cannot follow a list of times.
+    """Raises a `ValueError` if `sampler` cannot follow a list of times.
 
-    Args:
-        sampler: The `Sampler`.
-        diffusion_times: The list of times, for the message.
-        levels: Their log-SNRs in the dtype that is computed in, where two times may be one.
-
-    Raises:
-        ValueError: If a time does not decrease and `sampler` needs it to.
+    The levels are in the dtype that is computed in, where two times may be one.
     """
     if not sampler.needs_decreasing or decrease(levels):
         return
@@ -554,11 +529,7 @@ GENERATE_CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def check_generate_options(options: dict) -> dict:
-    """`options`, keyword arguments of `DiffusionModel.generate`, checked as far as they can be.
-
-    Raises:
-        ValueError: If `generate` takes no such argument, or not this value.
-    """
+    """`options`, keyword arguments of `DiffusionModel.generate`, checked as far as they can be."""
     for name, value in options.items():
         if name not in GENERATE_CHECKS:
             raise ValueError(

@@ -37,9 +37,8 @@ MAX_BETA = 0.999
 class Schedule(Part):
     """One strictly decreasing function, diffusion time -> log-SNR, and its inverse.
 
-    Subclasses implement `log_snr`, `diffusion_times` where its inverse has a closed form, and
-    `get_config` if their constructor takes arguments; registered with
-    `keras.saving.register_keras_serializable` they are saved inside the models that use them.
+    Subclasses implement `log_snr`, and `diffusion_times` where its inverse has a closed form; they
+    are saved inside the models that use them, as a `keras_ddim.parts.Part`.
 
     Example:
 
@@ -56,10 +55,7 @@ class Schedule(Part):
         raise NotImplementedError
 
     def diffusion_times(self, log_snr: Any) -> Any:
-        """The times at which `log_snr` is reached: the inverse of `log_snr`, by bisection.
-
-        Levels that the schedule never reaches give its nearest end, time 0 or 1.
-        """
+        """The times at which `log_snr` is reached, by bisection; an end where it never is."""
         log_snr = as_float(log_snr)
         low, high = ops.zeros_like(log_snr), ops.ones_like(log_snr)
         for _ in range(BISECTIONS):
@@ -94,8 +90,6 @@ class Schedule(Part):
 @keras.saving.register_keras_serializable(PACKAGE)
 class CosineSchedule(Schedule):
     """`signal_rates = cos(angle)`, `noise_rates = sin(angle)`, the angle linear in time.
-
-    The angle runs from `acos(max_signal_rate)` at time 0 to `acos(min_signal_rate)` at time 1.
 
     Args:
         min_signal_rate: Signal rate at time 1, in (0, 1). Defaults to 0.02.
@@ -132,9 +126,6 @@ class CosineSchedule(Schedule):
         angles = ops.arctan(ops.exp(-as_float(log_snr) / 2))
         return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
 
-    def get_config(self) -> dict:
-        return {"min_signal_rate": self.min_signal_rate, "max_signal_rate": self.max_signal_rate}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LogSNRLinearSchedule(Schedule):
@@ -143,11 +134,6 @@ class LogSNRLinearSchedule(Schedule):
     Args:
         start_log_snr: Log-SNR at time 0, finite. Defaults to 5.0.
         end_log_snr: Log-SNR at time 1, below `start_log_snr`. Defaults to -7.5.
-
-    Example:
-
-    >>> keras_ddim.schedules.LogSNRLinearSchedule().log_snr([0.0, 0.5, 1.0])
-    [5.0, -1.25, -7.5]
 
     Reference:
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
@@ -165,9 +151,6 @@ class LogSNRLinearSchedule(Schedule):
     def diffusion_times(self, log_snr: Any) -> Any:
         fall = self.start_log_snr - self.end_log_snr
         return ops.clip((self.start_log_snr - as_float(log_snr)) / fall, 0, 1)
-
-    def get_config(self) -> dict:
-        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -208,9 +191,6 @@ class KarrasSchedule(Schedule):
     def diffusion_times(self, log_snr: Any) -> Any:
         roots = ops.exp(as_float(log_snr) / (-2 * self.rho))
         return ops.clip((roots - self.start) / (self.end - self.start), 0, 1)
-
-    def get_config(self) -> dict:
-        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
 
 
 # Schedules in closed form whose formula starts at ᾱ = 1 and ends at ᾱ = 0
@@ -264,9 +244,6 @@ class BoundedSchedule(Schedule):
         times = self.inverse_formula(ops.convert_to_tensor(levels, dtype))
         return times[0], times[1]
 
-    def get_config(self) -> dict:
-        return {"start_log_snr": self.start_log_snr, "end_log_snr": self.end_log_snr}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ImprovedCosineSchedule(BoundedSchedule):
@@ -278,11 +255,6 @@ class ImprovedCosineSchedule(BoundedSchedule):
     Args:
         offset: The paper's s, at least 0. Defaults to 0.008.
         start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
-
-    Example:
-
-    >>> keras_ddim.schedules.ImprovedCosineSchedule(offset=0.0).rates(0.5)
-    (0.7071, 0.7071)
 
     Reference:
         [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), eq. 17
@@ -309,9 +281,6 @@ class ImprovedCosineSchedule(BoundedSchedule):
         sines = ops.sqrt(start_sine**2 + start_cosine**2 * ops.sigmoid(-log_snr))
         return (ops.arctan2(sines, cosines) - self.start_angle) / self.speed
 
-    def get_config(self) -> dict:
-        return {"offset": self.offset, **super().get_config()}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SigmoidSchedule(BoundedSchedule):
@@ -324,11 +293,6 @@ class SigmoidSchedule(BoundedSchedule):
         end: x at time 1, above `start`. Defaults to 3.0.
         tau: Temperature, positive; the smaller, the more sudden the noise. Defaults to 1.0.
         start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
-
-    Example:
-
-    >>> keras_ddim.schedules.SigmoidSchedule().rates(0.5)
-    (0.7071, 0.7071)
 
     Reference:
         [Jabri et al., 2022](https://arxiv.org/abs/2212.11972),
@@ -368,20 +332,10 @@ class SigmoidSchedule(BoundedSchedule):
         rise = ops.logaddexp(log_ratios, self.span) - ops.logaddexp(log_ratios, -self.span)
         return rise / (2 * self.span)
 
-    def get_config(self) -> dict:
-        return {"start": self.start, "end": self.end, "tau": self.tau, **super().get_config()}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LinearVarianceSchedule(BoundedSchedule):
-    """`noise_variances = t`: the noise variance is linear in time.
-
-    Ends and arguments are those of `BoundedSchedule`.
-
-    Example:
-
-    >>> keras_ddim.schedules.LinearVarianceSchedule().rates(0.25)
-    (0.5, 0.866)
+    """`noise_variances = t`; ends and arguments are those of `BoundedSchedule`.
 
     Reference:
         [Chen, 2023](https://arxiv.org/abs/2301.10972), "1 - t";
@@ -414,11 +368,6 @@ class RectifiedFlowSchedule(BoundedSchedule):
             Defaults to 1.0.
         start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
 
-    Example:
-
-    >>> keras_ddim.schedules.RectifiedFlowSchedule().rates(0.5)
-    (0.7071, 0.7071)
-
     Reference:
         [Liu et al., 2022, Flow Straight and Fast](https://arxiv.org/abs/2209.03003); the shift:
         [Esser et al., 2024, Scaling Rectified Flow Transformers](https://arxiv.org/abs/2403.03206),
@@ -437,9 +386,6 @@ class RectifiedFlowSchedule(BoundedSchedule):
 
     def inverse_formula(self, log_snr: Any) -> Any:
         return ops.sigmoid(-log_snr / 2 - math.log(self.shift))
-
-    def get_config(self) -> dict:
-        return {"shift": self.shift, **super().get_config()}
 
 
 # Schedules of timesteps
@@ -526,8 +472,7 @@ class TableSchedule(TimestepSchedule):
 
     Example:
 
-    >>> schedule = keras_ddim.schedules.TableSchedule(betas=np.linspace(1e-4, 0.02, 1000))
-    >>> schedule.rates(1.0)
+    >>> keras_ddim.schedules.TableSchedule(betas=np.linspace(1e-4, 0.02, 1000)).rates(1.0)
     (0.99998, 0.00635)
     """
 
@@ -583,8 +528,7 @@ class LinearBetaSchedule(TimestepSchedule):
 
     Example:
 
-    >>> schedule = keras_ddim.schedules.LinearBetaSchedule(num_timesteps=4000)
-    >>> schedule.betas[[0, -1]]
+    >>> keras_ddim.schedules.LinearBetaSchedule(num_timesteps=4000).betas[[0, -1]]
     [2.5e-05, 0.005]
 
     Reference:
@@ -596,11 +540,6 @@ class LinearBetaSchedule(TimestepSchedule):
     # β ** (1 / power) is what is linear; the two β are those for T = 1000.
     power = 1
     standard_betas = (1e-4, 0.02)
-    continuous: bool
-    start_beta: float | None
-    end_beta: float | None
-    start_root: float
-    end_root: float
 
     def __init__(
         self,
@@ -656,15 +595,6 @@ class LinearBetaSchedule(TimestepSchedule):
         positions = (roots - self.start_root) / rise
         return ops.clip(timesteps_to_times(positions - 1, self.num_timesteps), 0, 1)
 
-    def get_config(self) -> dict:
-        return {
-            "num_timesteps": self.num_timesteps,
-            "start_beta": self.start_beta,
-            "end_beta": self.end_beta,
-            "continuous": self.continuous,
-            "zero_terminal_snr": self.zero_terminal_snr,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ScaledLinearBetaSchedule(LinearBetaSchedule):
@@ -675,8 +605,7 @@ class ScaledLinearBetaSchedule(LinearBetaSchedule):
 
     Example:
 
-    >>> schedule = keras_ddim.schedules.ScaledLinearBetaSchedule(zero_terminal_snr=True)
-    >>> schedule.rates(1.0)
+    >>> keras_ddim.schedules.ScaledLinearBetaSchedule(zero_terminal_snr=True).rates(1.0)
     (1.0, 0.0)
 
     Reference:

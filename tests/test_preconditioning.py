@@ -88,14 +88,15 @@ def test_what_the_network_sees_and_is_to_predict_has_unit_variance(part):
         log_snr = np.full((len(images), 1, 1, 1), level, "float32")
         rates = noise_levels.rates(log_snr)
         noisy_images = noise_levels.mix(images, noises, *rates)
-        whitened = numpy(part.whiten(noisy_images, log_snr))[..., :3]
+        seen, coefficients = part.whiten(noisy_images, log_snr)
+        whitened = numpy(seen)[..., :3]
         np.testing.assert_allclose(whitened.var(), 1, atol=0.01)
         zeros = np.zeros_like(images)
         for prediction_type in PREDICTION_TYPES:
             target = numpy(noise_levels.target(images, noises, *rates, prediction_type))
             # Linear in the output, so that the output wanted is known in the basis.
-            known = numpy(part.predict(zeros, noisy_images, log_snr, prediction_type))
-            scale = numpy(part.predict(whitened, noisy_images, log_snr, prediction_type))
+            known = numpy(part.predict(zeros, coefficients, log_snr, prediction_type))
+            scale = numpy(part.predict(whitened, coefficients, log_snr, prediction_type))
             left_over = numpy(part._to_coefficients(target - known))
             scales = numpy(part._to_coefficients(scale - known)) / numpy(
                 part._to_coefficients(whitened)
@@ -114,11 +115,11 @@ def test_constant_spectrum_is_the_preconditioning_of_karras():
     # Their noisy images are ours divided by the signal rate, their σ the ratio of the rates.
     sigma, y = noise_rates / signal_rates, noisy_images / signal_rates
     total = sigma**2 + sigma_data**2
-    np.testing.assert_allclose(
-        numpy(part.whiten(noisy_images, log_snr))[..., :3], y / np.sqrt(total), rtol=1e-4, atol=1e-5
-    )
+    seen, coefficients = part.whiten(noisy_images, log_snr)
+    whitened = y / np.sqrt(total)
+    np.testing.assert_allclose(numpy(seen)[..., :3], whitened, rtol=1e-4, atol=1e-5)
     pred_images = sigma_data**2 / total * y + sigma * sigma_data / np.sqrt(total) * output
-    mine = numpy(part.predict(-output, noisy_images, log_snr, "image"))
+    mine = numpy(part.predict(-output, coefficients, log_snr, "image"))
     np.testing.assert_allclose(mine, pred_images, rtol=1e-4, atol=1e-5)
 
 
@@ -126,9 +127,9 @@ def test_it_changes_nothing_before_it_is_adapted():
     part = SpectralPreconditioning(SHAPE)
     noisy_images, output = np.random.default_rng(0).normal(size=(2, 2, *SHAPE)).astype("float32")
     log_snr = np.full((2, 1, 1, 1), -1.0, "float32")
-    seen = numpy(part.whiten(noisy_images, log_snr))
-    np.testing.assert_allclose(seen[..., :3], noisy_images, atol=1e-5)
-    velocity = numpy(part.predict(output, noisy_images, log_snr, "velocity"))
+    seen, coefficients = part.whiten(noisy_images, log_snr)
+    np.testing.assert_allclose(numpy(seen)[..., :3], noisy_images, atol=1e-5)
+    velocity = numpy(part.predict(output, coefficients, log_snr, "velocity"))
     np.testing.assert_allclose(velocity, output, atol=1e-5)
 
 
