@@ -225,6 +225,7 @@ class DiffusionModel(Editor, ImageTrainer):
 
         >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
         """
+        presets.path_of(preset)  # raises what needs no reason
         try:
             return presets.load(preset, cls, compile)
         except ValueError as error:
