@@ -137,9 +137,14 @@ def check_mapping(name: str, value: Any) -> dict:
 
 def check_choice(name: str, value: Any, allowed: Any) -> Any:
     """`value`, which must be one of `allowed`."""
-    if not isinstance(value, (str, int, type(None))) or value not in allowed:
+    if not isinstance(value, (str, int, np.bool_, type(None))) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={brief(value)}")
     return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool, which it must be, or 0 or 1."""
+    return bool(check_choice(name, value, (False, True)))
 
 
 def check_seed(seed: Any) -> int | None:
@@ -250,12 +255,13 @@ def check_class_names(class_names: Any, network: Any = None) -> list[str] | None
         if takes_labels != (class_names is not None):
             raise ValueError(
                 "`class_names` must be given where `network` takes labels, and only there. "
-                f"Received: class_names={class_names}, network with {len(network.inputs)} inputs"
+                f"Received: class_names={brief(class_names)}, network with {len(network.inputs)} "
+                "inputs"
             )
         if num_classes is not None and len(class_names or ()) != num_classes:
             raise ValueError(
                 f"`class_names` must be as many as the classes of `network`, {num_classes}. "
-                f"Received: class_names={class_names}"
+                f"Received: class_names={brief(class_names)}"
             )
     if class_names is None:
         return None
@@ -379,19 +385,17 @@ def _to_numpy(values: Any) -> Any:
     return ops.convert_to_numpy(values) if ops.is_tensor(values) else values
 
 
-def check_noise(initial_noise: Any, shape: Any) -> np.ndarray:
-    """`initial_noise` as a finite float32 array of `shape`."""
-    noise = check_array("initial_noise", initial_noise).astype("float32")
+def check_noise(name: str, noise: Any, shape: Any) -> np.ndarray:
+    """Noise, or images to begin with, as a finite float32 array of `shape`."""
+    noise = check_array(name, noise).astype("float32")
     if noise.shape != shape:
         raise ValueError(
-            "`initial_noise` must be of shape (num_images, height, width, channels) = "
-            f"{shape}. Received: initial_noise of shape {noise.shape}"
+            f"`{name}` must be of shape (num_images, height, width, channels) = {shape}. "
+            f"Received: {name} of shape {noise.shape}"
         )
     if not np.isfinite(noise).all():
         place = tuple(int(index) for index in np.argwhere(~np.isfinite(noise))[0])
-        raise ValueError(
-            f"`initial_noise` must be finite. Received: initial_noise{list(place)}={noise[place]}"
-        )
+        raise ValueError(f"`{name}` must be finite. Received: {name}{list(place)}={noise[place]}")
     return noise
 
 
@@ -403,12 +407,15 @@ def images_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
+def unit_of(images: Any) -> float:
+    """The pixel value of a tensor that stands for 1: 255 of integers."""
+    return 255.0 if keras.backend.is_int_dtype(images.dtype) else 1.0
+
+
 def scale(images: Any) -> Any:
     """Images as float32 tensor: integers in 0..255 become fractions, floats stay as they are."""
     images = ops.convert_to_tensor(images)
-    if keras.backend.is_int_dtype(images.dtype):
-        return ops.cast(images, "float32") / 255.0
-    return ops.cast(images, "float32")
+    return ops.cast(images, "float32") / unit_of(images)
 
 
 def in_range(images: Any) -> Any:

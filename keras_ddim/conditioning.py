@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import schedules
-from keras_ddim.checks import check_count, check_number
+from keras_ddim.checks import check_count, check_flag, check_number
 from keras_ddim.noise_levels import (
     LEVEL_TOLERANCE,
     as_float,
@@ -150,7 +150,7 @@ class Timestep(Conditioning):
             raise ValueError("`schedule` must be the training schedule. Received: schedule=None")
         self.schedule = schedules.get(schedule)
         self.num_timesteps: int = check_count("num_timesteps", num_timesteps, least=2)
-        self.rounded = bool(rounded)
+        self.rounded = check_flag("rounded", rounded)
 
     def __call__(self, log_snr: Any) -> Any:
         return self.timesteps(log_snr) / self.num_timesteps

@@ -279,6 +279,7 @@ class GaussianDenoiser(Denoiser):
         self.variances = np.maximum(self.variances, 0.0)
 
     def call(self, noisy_images: Any, log_snr: Any, **per_image: Any) -> tuple[Any, Any]:
+        log_snr = ops.cast(log_snr, noisy_images.dtype)
         noise_rate, signal_rate = rates(log_snr)
         variances = ops.cast(self.variances, noisy_images.dtype)
         scores = self._to_axes(noisy_images, signal_rate) / self._variances_at(log_snr)
@@ -296,6 +297,9 @@ class GaussianDenoiser(Denoiser):
         Returns:
             The noisy images at the level `next_log_snr`.
         """
+        log_snr, next_log_snr = (
+            ops.cast(level, noisy_images.dtype) for level in (log_snr, next_log_snr)
+        )
         (_, signal_rate), (_, next_signal_rate) = rates(log_snr), rates(next_log_snr)
         scale = ops.sqrt(self._variances_at(next_log_snr) / self._variances_at(log_snr))
         deviations = self._to_axes(noisy_images, signal_rate)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks
+from keras_ddim import checks, presets
 from keras_ddim.files import check_suffix, write_whole
 from keras_ddim.parts import PACKAGE
 
@@ -119,7 +119,12 @@ class Classifier(keras.Model):
 
 
 def train_classifier(
-    images: Any, validation_images: Any = None, num_classes: int | None = None, *, verbose: int = 1
+    images: Any,
+    validation_images: Any = None,
+    num_classes: int | None = None,
+    *,
+    seed: int | None = None,
+    verbose: int = 1,
 ) -> Classifier:
     """Trains a small classifier, by whose features images like those it was trained on compare.
 
@@ -130,6 +135,7 @@ def train_classifier(
         images: `tf.data.Dataset` of batches (images, labels), labels counted from 0; read once.
         validation_images: Another, to measure its accuracy. Defaults to None.
         num_classes: Number of classes. Defaults to None: as many as `images.class_names` names.
+        seed: Integer that makes the initial weights reproducible. Defaults to None, a random one.
         verbose: 1 for a progress bar, the default, 0 for none.
 
     Example:
@@ -150,6 +156,11 @@ def train_classifier(
     num_classes = checks.check_count("num_classes", num_classes)
     encoder = Classifier(tuple(images.element_spec[0].shape[1:]))
     network = keras.Sequential([encoder, keras.layers.Dense(num_classes)])
+    seed = checks.check_seed(seed)
+    if seed is not None:
+        for i, weight in enumerate(network.trainable_weights):
+            if len(weight.shape) > 1:
+                weight.assign(keras.initializers.GlorotUniform(seed + i)(weight.shape))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("adam", loss, metrics=["accuracy"])
     network.fit(images, shuffle=False, verbose=verbose)
@@ -161,15 +172,12 @@ def train_classifier(
 def load_classifier(path: str | os.PathLike) -> Classifier:
     """Reads what `Classifier.save` wrote, or raises a `ValueError`."""
     try:
-        encoder = keras.saving.load_model(path, compile=False)
-    except Exception:  # a missing, foreign or damaged file
-        encoder = None
-    if not isinstance(encoder, Classifier):
+        return presets.load(path, Classifier, compile=False)
+    except ValueError as error:
         raise ValueError(
             "`path` must be a '.keras' file that `Classifier.save` wrote. "
-            f"Received: path={checks.brief(path)}"
-        )
-    return encoder
+            f"Received: path={checks.brief(path)} ({error})"
+        ) from error
 
 
 # The same object each time, so that several metrics share its network and features.
@@ -206,6 +214,7 @@ def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
             "`images` must be at least one image, (images, height, width, channels). "
             f"Received: images of shape {images.shape}"
         )
+    checks.check_choice("verbose", verbose, (0, 1))
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=verbose)
     features = []
     for start in range(0, len(images), ENCODING_BATCH):

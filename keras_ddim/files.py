@@ -108,7 +108,9 @@ def write_text(path: Path, text: str) -> None:
 def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raises a `ValueError` unless `path` ends in one of `suffixes`."""
     if pathlib.Path(check_path(path)).suffix.lower() not in suffixes:
-        raise ValueError(f"`path` must end in {' or '.join(suffixes)}. Received: path={path}")
+        raise ValueError(
+            f"`path` must end in {' or '.join(suffixes)}. Received: path={brief(path)}"
+        )
 
 
 def check_path(path: Any, name: str = "path") -> Any:

@@ -145,8 +145,6 @@ class Generator(Planner):
         num_images = checks.check_count("num_images", num_images)
         if batch_size is not None:
             batch_size = checks.check_count("batch_size", batch_size)
-        if initial_noise is not None:
-            initial_noise = checks.check_noise(initial_noise, (num_images, *self.image_shape))
         if initial_images is not None:
             initial_images = self.normalize("initial_images", initial_images, num_images)
         seed = self._next_seed() if seed is None else checks.check_seed(seed)
@@ -164,6 +162,7 @@ class Generator(Planner):
         )
         plan.inputs.update(known)
         recorder = sampling.Recorder()
+        return_trajectory = checks.check_flag("return_trajectory", return_trajectory)
         watchers: list[Callable] = [recorder] if return_trajectory else []
         if callback is not None:
             if not callable(callback):

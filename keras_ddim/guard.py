@@ -163,17 +163,18 @@ class ValueRange(keras.metrics.Metric):
         self.low = self.add_variable((), "zeros", name="low")
         self.high = self.add_variable((), "zeros", name="high")
 
-    def update_state(self, low: Any, high: Any) -> None:
+    def update_state(self, low: Any, high: Any, unit: Any) -> None:
         before = [ops.convert_to_tensor(end) for end in (self.low, self.high)]
         is_first = ops.logical_and(before[0] == 0, before[1] == 0)
-        is_new = ops.logical_and(is_first, ops.logical_not(self.includes(low, high)))
+        is_new = ops.logical_and(is_first, ops.logical_not(self.includes(low, high, unit)))
         self.low.assign(ops.where(is_new, low, before[0]))
         self.high.assign(ops.where(is_new, high, before[1]))
 
-    def includes(self, low: Any, high: Any) -> Any:
+    def includes(self, low: Any, high: Any, unit: Any) -> Any:
         """Whether the values are in range, give or take rounding; False for NaN."""
         return ops.logical_and(
-            low >= self.lowest - RANGE_TOLERANCE, high <= self.highest + RANGE_TOLERANCE
+            low >= (self.lowest - RANGE_TOLERANCE) * unit,
+            high <= (self.highest + RANGE_TOLERANCE) * unit,
         )
 
     def result(self) -> Any:
@@ -189,12 +190,12 @@ def label_range(num_classes: int) -> ValueRange:
     return ValueRange("label_range", 0, num_classes - 1, allowed)
 
 
-def range_of(values: Any) -> tuple[Any, Any]:
-    """Lowest and highest of values, both NaN if one of them is."""
+def range_of(values: Any, unit: float = 1.0) -> tuple[Any, Any, Any]:
+    """Lowest and highest of values, both NaN if one of them is, and the one that stands for 1."""
     values = ops.cast(values, "float32")
     # Not every backend's minimum is NaN then; its sum is.
     nan = ops.sum(values) * 0
-    return ops.min(values) + nan, ops.max(values) + nan
+    return ops.min(values) + nan, ops.max(values) + nan, ops.full((), unit)
 
 
 def check_loss(model: Any, loss: Any) -> None:

@@ -39,15 +39,15 @@ class Prediction(NamedTuple):
         log_snr: Their noise level, (batch, 1, 1, 1).
         target: What the network should predict of them, as `noisy_images`.
         prediction: What it does.
-        ranges: Lowest and highest of the pixel values received, scalars, NaN if any of them is;
-            and of the labels, if there are any.
+        ranges: Lowest and highest of the pixel values received, scalars, NaN if any of them is,
+            and the value that stands for 1; and of the labels, if there are any.
     """
 
     noisy_images: Any
     log_snr: Any
     target: Any
     prediction: Any
-    ranges: list[tuple[Any, Any]]
+    ranges: list[tuple[Any, Any, Any]]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -195,31 +195,34 @@ class DiffusionModel(Editor, ImageTrainer):
         self.built = True
 
     @classmethod
-    def from_preset(cls, preset: str | os.PathLike[str]) -> Any:
+    def from_preset(cls, preset: str | os.PathLike[str], compile: bool = True) -> Any:
         """Loads a trained model that comes with the package, or any saved one.
 
         Args:
             preset: One of `keras_ddim.presets.names()`, such as "flowers"; or a path or address
                 that `keras.saving.load_model` takes, such as "my_model.keras" or "hf://...".
+            compile: Whether to compile it as it was when saved. Defaults to True.
 
         Returns:
             The `DiffusionModel`. To train it on other images, compile it first, best with
             `keras_ddim.recipes.fine_tune`.
 
+        Raises:
+            ValueError: If there is no such preset or file, or it is damaged, or holds something
+                else, or weights that are not finite.
+
         Example:
 
         >>> images = keras_ddim.DiffusionModel.from_preset("flowers").generate(16)
         """
-        allowed = f"`preset` must be one of {presets.names()} or a saved `DiffusionModel`."
+        presets.path_of(preset)  # raises what needs no reason
         try:
-            model = keras.saving.load_model(presets.path_of(preset))
-        except presets.UNREADABLE as error:
-            raise ValueError(f"{allowed} Received: preset={str(preset)!r}") from error
-        if not isinstance(model, cls):
+            return presets.load(preset, cls, compile)
+        except ValueError as error:
             raise ValueError(
-                f"{allowed} Received: preset={str(preset)!r}, a {type(model).__name__}"
-            )
-        return model
+                f"`preset` must be one of {presets.names()} or a saved `DiffusionModel`. "
+                f"Received: preset={checks.brief(str(preset))} ({error})"
+            ) from error
 
     @property
     def schedule(self) -> schedules.Schedule:
@@ -240,12 +243,12 @@ class DiffusionModel(Editor, ImageTrainer):
                 0..255; or a tuple of these and of labels (batch,).
             training: Whether to use `network` in training mode, or `ema_network`.
         """
-        pixels = checks.scale(checks.images_of(inputs))
-        images = self.normalizer(pixels)
+        pixels = ops.convert_to_tensor(checks.images_of(inputs))
+        images = self.normalizer(checks.scale(pixels))
         noises, diffusion_times = self.draw(images)
         log_snr = self.schedule.log_snr(diffusion_times)
         noisy_images = mix(images, noises, *rates(log_snr))
-        ranges = [range_of(pixels)]
+        ranges = [range_of(pixels, checks.unit_of(pixels))]
         labels = None
         if self.class_names:
             if isinstance(inputs, (tuple, list)):

@@ -45,7 +45,14 @@ def get_part(argument: str, identifier: Any, kind: type, names: dict, default: A
     if identifier is None:
         return default()
     if isinstance(identifier, dict) and "class_name" in identifier:
-        identifier = keras.saving.deserialize_keras_object(identifier)
+        try:
+            identifier = keras.saving.deserialize_keras_object(identifier)
+        except TypeError as error:
+            raise ValueError(
+                f"`{argument}` must be of a class that can be found; see "
+                "`keras.saving.register_keras_serializable`. "
+                f"Received: {argument}={brief(identifier)}"
+            ) from error
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
     if isinstance(identifier, kind):

@@ -115,7 +115,7 @@ def fine_tune(
     """
     check_model("model", model)
     old = model.ema_network
-    class_names = None if class_names is None else list(class_names)
+    class_names = check_class_names(class_names)
     if class_names == model.class_names:
         network = type(old).from_config(old.get_config())
         network.set_weights(old.get_weights())

@@ -397,7 +397,9 @@ def generate(
     first = checks.check_count("first", first, 0)
     batch_size = checks.check_count("batch_size", BATCH_SIZE if batch_size is None else batch_size)
     image_shape = checks.check_image_shape(image_shape)
-    levels = levels if isinstance(levels, list) else ops.convert_to_numpy(levels)
+    levels = (
+        levels if isinstance(levels, list) else checks.check_list("levels", levels, -np.inf, np.inf)
+    )
     levels = [level if level is None else np.float32(level) for level in levels]
     from_clean, pairs = levels[0] is None, _pairs(levels)
     steps = _one_for_each(step, levels)
@@ -405,6 +407,11 @@ def generate(
         raise ValueError(
             f"`step` must be a `Step` or a `CompiledStep`. Received: step={checks.brief(step)}"
         )
+    shape = num_images, *image_shape
+    if initial_noise is not None:
+        initial_noise = checks.check_noise("initial_noise", initial_noise, shape)
+    if initial_images is not None:
+        initial_images = checks.check_noise("initial_images", initial_images, shape)
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     # Batches of one size, so that one shape is compiled: the last is filled up.

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import LARGEST_LIST, check_array, check_count, check_number
+from keras_ddim.checks import LARGEST_LIST, check_array, check_count, check_flag, check_number
 from keras_ddim.noise_levels import as_float, rates, times_to_timesteps, timesteps_to_times
 from keras_ddim.parts import PACKAGE, Part, get_part
 
@@ -410,7 +410,7 @@ class TimestepSchedule(Schedule):
     """
 
     def __init__(self, log_alphas_cumprod: np.ndarray, zero_terminal_snr: bool = False) -> None:
-        self.zero_terminal_snr = bool(zero_terminal_snr)
+        self.zero_terminal_snr = check_flag("zero_terminal_snr", zero_terminal_snr)
         self.num_timesteps = len(log_alphas_cumprod)
         with np.errstate(divide="ignore"):  # log(0) = -inf is meant
             if self.zero_terminal_snr:
@@ -550,12 +550,12 @@ class LinearBetaSchedule(TimestepSchedule):
         zero_terminal_snr: bool = False,
     ) -> None:
         num_timesteps = check_count("num_timesteps", num_timesteps, 2, LARGEST_LIST)
-        if continuous and zero_terminal_snr:
+        self.continuous = check_flag("continuous", continuous)
+        if self.continuous and check_flag("zero_terminal_snr", zero_terminal_snr):
             raise ValueError(
                 "`zero_terminal_snr` is for timesteps and must be False where `continuous` is "
                 "True. Received: zero_terminal_snr=True, continuous=True"
             )
-        self.continuous = bool(continuous)
         self.start_beta, self.end_beta = (
             None if beta is None else check_number(name, beta, above=0, below=1)
             for name, beta in (("start_beta", start_beta), ("end_beta", end_beta))

@@ -186,17 +186,17 @@ class ImageTrainer(keras.Model):
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """One training step on a batch of images; see `keras.Model.train_on_batch`."""
-        checks.check_array("x", x)
-        x = self._prepare(x, y, verbose=0)
-        logs = super().train_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
-        check_loss(self, self._loss_tracker.result())
-        return logs
+        return self._on_batch(super().train_on_batch, x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The losses on a batch of images; see `keras.Model.test_on_batch`."""
-        checks.check_array("x", x)
+        return self._on_batch(super().test_on_batch, x, y, *args, **kwargs)
+
+    def _on_batch(self, step: Callable, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(x, "shape"):  # else its values are checked below, once
+            checks.check_array("x", x)
         x = self._prepare(x, y, verbose=0)
-        logs = super().test_on_batch(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
+        logs = step(x, self._targets(x, y, *args, **kwargs), *args, **kwargs)
         check_loss(self, self._loss_tracker.result())
         return logs
 

@@ -281,11 +281,31 @@ def test_overwriting_and_an_interrupt_after_its_first_epoch(run, capsys, monkeyp
     assert not hidden_files(run)
 
 
-def test_interrupt_before_there_is_a_model(run, capsys, monkeypatch):
+def test_interrupt_before_there_is_a_model(run, tmp_path, capsys, monkeypatch):
+    before = contents_of(run)
     monkeypatch.setattr(keras_ddim.DiffusionModel, "fit", interrupt)
     assert train(run, "--overwrite") == 130
+    assert f"{run / 'model.keras'} is as it was" in capsys.readouterr().err
+    assert contents_of(run) == before
+    assert train(tmp_path / "new") == 130
     assert "no model yet" in capsys.readouterr().err
-    assert not (run / "model.keras").exists()
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_overwriting_that_fails_leaves_the_run_as_it_was(run, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = contents_of(run)
+    assert "--validation-split" in error_of(
+        capsys, train(run, "--overwrite", "--num-images", "1", "--validation-split", "0.5")
+    )
+    monkeypatch.setattr(keras_ddim.DiffusionModel, "fit", fail)
+    assert "No space" in error_of(capsys, train(run, "--overwrite"))
+    assert contents_of(run) == before
 
 
 @pytest.mark.slow
@@ -515,6 +535,14 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert json.loads((folder / "results.json").read_text())["rows"] == results["rows"]
 
 
+def test_evaluating_leaves_random_numbers_alone(evaluate, monkeypatch):
+    monkeypatch.setattr(cli.evaluate, "CLASSIFIER_STEPS", 1)
+    np.random.seed(3)
+    state = np.random.get_state()[1].copy()
+    assert evaluate("--times", "1") == 0
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
 @pytest.mark.usefixtures("eagerly")
 def test_evaluating_with_the_classifier_of_another_evaluation(evaluate, tmp_path, capsys):
     assert evaluate("--times", "1") == 0
@@ -570,7 +598,9 @@ def test_output_that_cannot_be_written(trained, capsys, tmp_path):
 def test_files_that_are_no_models(trained, capsys, tmp_path):
     text = tmp_path / "text.keras"
     text.write_text("not a model")
-    assert "not a .keras file" in error_of(capsys, cli.main(["generate", str(text)]))
+    assert "text.keras cannot be loaded: BadZipFile" in error_of(
+        capsys, cli.main(["generate", str(text)])
+    )
 
     half = tmp_path / "half.keras"
     half.write_bytes((trained / "model.keras").read_bytes()[:1000])

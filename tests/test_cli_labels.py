@@ -1,6 +1,9 @@
 """The command line with labels, and edits."""
 
 import json
+import pathlib
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -50,6 +53,33 @@ def test_training_on_classes(trained, photos, capsys):
     fine_tune += ["--steps-per-epoch", "1", "--times", "1", "--data", "plain_flowers"]
     assert cli.main([*fine_tune, "--no-labels"]) == 0
     assert keras.saving.load_model(trained / "tuned" / "model.keras").class_names is None
+
+
+def test_a_model_does_not_tell_where_its_data_are(trained, photos, tmp_path, monkeypatch, capsys):
+    """The run's folder does, from wherever it is looked at; a copy of the model asks."""
+    with zipfile.ZipFile(trained / "model.keras") as archive:
+        texts = [archive.read(name) for name in archive.namelist()]
+    assert not any(bytes(photos.parent) in text for text in texts)
+    assert f'"data": "{photos.name}/"'.encode() in texts[0] + texts[1]
+    monkeypatch.setattr(cli.evaluate, "make_encoder", lambda *_: lambda images: images[:, 0, :, 0])
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(photos.name).mkdir()  # another folder of that name
+    options = ["--num-images", "4", "--times", "1"]
+    assert run("evaluate", trained, *options) == 0
+    results = json.loads(pathlib.Path("evaluation", "results.json").read_text())
+    assert results["data"] == str(photos)
+
+    shutil.copytree(trained, "copy", ignore=lambda *_: ["paths.json", "tuned"])
+    resume = ["train", "--resume", "--output", "copy", "--epochs", "2", "--no-pictures"]
+    for command in (["evaluate", "copy", *options], resume):
+        assert f"a folder {photos.name}/: give --data" in error_of(capsys, cli.main(command))
+    # What it is handed is split as in training.
+    assert run("evaluate", pathlib.Path("copy"), *options, "--data", photos) == 0
+    again = json.loads(pathlib.Path("evaluation", "results.json").read_text())
+    assert again["rows"] == results["rows"]
+    assert cli.main([*resume, "--data", str(photos)]) == 0
+    assert cli.main([*resume[:-2], "3", "--no-pictures"]) == 0
+    assert f"data      {photos}" in capsys.readouterr().out
 
 
 def test_training_on_images_without_classes(photos, tmp_path, capsys):

@@ -68,7 +68,7 @@ MISTAKES = [
         "there is no file modle.keras, and no preset but ",
     ),
     ("generate empty", "must be a file, or a folder with model.keras in it. Received: 'empty'"),
-    ("generate text.keras", "text.keras is not a .keras file"),
+    ("generate text.keras", "text.keras cannot be loaded: BadZipFile: File is not a zip file"),
     ("train --from-preset fowlers", "did you mean flowers?"),
     ("train --data fashion-mnist", "did you mean fashion_mnist?"),
     ("train --data CIFAR-10", "did you mean cifar10?"),

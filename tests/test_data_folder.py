@@ -1,6 +1,7 @@
 """Images from a folder: classes, formats, corrupt files, caches."""
 
 import os
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -245,4 +246,23 @@ def test_large_images_are_made_smaller_first(tmp_path, monkeypatch, suffix):
     small, _ = load_images(tmp_path, 4, validation_split=0, shuffle=False)
     monkeypatch.setattr("keras_ddim.data.folder.LARGE_IMAGE", 2**22)
     whole, _ = load_images(tmp_path, 4, validation_split=0, shuffle=False)
+    np.testing.assert_allclose(gather(small), gather(whole), atol=0.03)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "P"])
+def test_memory_that_a_large_image_takes(tmp_path, monkeypatch, mode):
+    """It is made smaller before anything else, upright or not."""
+    pixels = np.kron(np.arange(16).reshape(4, 4) % 5, np.ones((500, 500), int))
+    image = Image.fromarray((pixels * 60).astype("uint8")).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray((pixels * 60 * 257).astype("uint16"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    whole, _ = load_images(tmp_path, 4, validation_split=0)
+    monkeypatch.setattr("keras_ddim.data.folder.LARGE_IMAGE", 400 * 400)
+    tracemalloc.start()
+    small, _ = load_images(tmp_path, 4, validation_split=0)
+    assert tracemalloc.get_traced_memory()[1] < pixels.size  # bytes, of NumPy's arrays alone
+    tracemalloc.stop()
     np.testing.assert_allclose(gather(small), gather(whole), atol=0.03)

@@ -11,7 +11,7 @@ import keras_ddim
 from keras_ddim.denoisers import Clipped, GaussianDenoiser, NetworkDenoiser
 from keras_ddim.noise_levels import PREDICTION_TYPES
 from keras_ddim.sampling import Step, sample
-from tests.conftest import only_on, tiny_network
+from tests.conftest import in_float64, only_on, tiny_network
 
 pytestmark = pytest.mark.core
 
@@ -139,6 +139,19 @@ class TestGaussianDenoiser:
         noisy = np.random.default_rng(5).standard_normal((3, 2, 1, 2)).astype("float32")
         there = denoiser.follow(noisy, -1.0, 2.0)
         np.testing.assert_allclose(denoiser.follow(there, 2.0, -1.0), noisy, atol=1e-4)
+
+    @in_float64
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("level_dtype", ["float32", "float64"])
+    def test_images_and_levels_of_any_precision(self, dtype, level_dtype):
+        denoiser = GaussianDenoiser(self.mean, self.factor @ self.factor.T)
+        noisy = ops.ones((1, 2, 1, 2), dtype)
+        levels = [ops.cast(level, level_dtype) for level in (0.7, 2.0)]
+        expected = numpy([*denoiser(ops.ones((1, 2, 1, 2)), 0.7)])
+        images = [*denoiser(noisy, levels[0]), denoiser.follow(noisy, *levels)]
+        assert {x.dtype for x in images} == {noisy.dtype}
+        for one, other in zip(numpy(images), expected):
+            np.testing.assert_allclose(one, other, atol=1e-5)
 
     def test_errors(self):
         with pytest.raises(ValueError, match=r"`covariance` must be of shape \(4,\) or \(4, 4\)"):

@@ -120,6 +120,33 @@ def check_diverging_rate(model, source):
     assert_trains(model)
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_integers_out_of_range_are_named_as_they_were_received(eager_model, method):
+    good, bad = np.full((8, 8, 8, 1), 255), np.full((8, 8, 8, 1), 1000)
+    bad[0, 0, 0, 0] = -3
+    count = {"fit": "steps_per_epoch", "evaluate": "steps"}[method]
+    call, before = getattr(eager_model, method), state(eager_model)
+    with pytest.raises(ValueError, match=r"0\.\.255\. Received: values from -3 to 1000\."):
+        call((batch for batch in [bad, good]), **{count: 2}, verbose=0)
+    assert_state(eager_model, before)
+    call((batch for batch in [good]), **{count: 1}, verbose=0)
+
+
+def test_a_batch_is_checked_once(eager_model, monkeypatch):
+    check, names = keras_ddim.checks.check_array, []
+    monkeypatch.setattr(
+        keras_ddim.checks, "check_array", lambda name, *a: names.append(name) or check(name, *a)
+    )
+    eager_model.train_on_batch(BATCHES[0])
+    eager_model.test_on_batch(BATCHES[0])
+    assert names == ["x", "x"]
+
+
+@pytest.fixture(scope="module")
+def eager_model():
+    return make_model(run_eagerly=BACKEND != "jax")
+
+
 @pytest.fixture(
     scope="module", params=["eager", "compiled", pytest.param("jit", marks=pytest.mark.slow)]
 )

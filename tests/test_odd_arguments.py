@@ -44,6 +44,9 @@ def untrained(make_model, images):
         (lambda v: keras_ddim.ResidualUNet((8, 8, 3), v), (16_384,), "`widths` and .* weights"),
         (checks.check_metadata, {"a": {1}}, "`metadata` must be"),
         (keras_ddim.DDIM, [[[[[[[[[0.5]]]]]]]]], "`eta` must be"),
+        (lambda v: schedules.LinearBetaSchedule(continuous=v), np.zeros(2), "`continuous` must be"),
+        (lambda v: keras_ddim.draw_flowers(1, return_labels=v), [0], "`return_labels` must be"),
+        (lambda v: keras_ddim.load_images(np.zeros((2, 8, 8)), 8, flip=v), "no", "`flip` must be"),
     ],
 )
 def test_arguments(function, value, message):

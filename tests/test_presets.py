@@ -1,6 +1,7 @@
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -71,8 +72,33 @@ def test_from_preset_says_what_there_is(tmp_path):
         DiffusionModel.from_preset("fowlers")
     other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     other.save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match=r"`preset` must be .*, a Sequential"):
+    with pytest.raises(ValueError, match=r"`preset` must be .*holds a Sequential"):
         DiffusionModel.from_preset(tmp_path / "other.keras")
+
+
+def test_from_preset_says_what_is_wrong_with_a_file(preset_path, tmp_path):
+    """Damage is found by checksums, whatever Keras would make of it; all else has its reason."""
+    data, path = preset_path.read_bytes(), tmp_path / "odd.keras"
+    with zipfile.ZipFile(preset_path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        place = archive.getinfo("model.weights.h5").header_offset + 1000
+
+    def changed(name, content):
+        with zipfile.ZipFile(path, "w") as archive:
+            for each in members:
+                archive.writestr(each, content if each == name else members[each])
+        return path.read_bytes()
+
+    for content, reason in (
+        (data[:-1000], "BadZipFile: "),
+        (data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], "model.weights.h5|error: "),
+        (changed("config.json", b"[" * 100_000), "RecursionError: "),
+        (changed("config.json", b"{}"), "Expected object"),
+        (changed("model.weights.h5", b""), "OSError: "),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"`preset` must .*odd.keras.* \(.*({reason})"):
+            DiffusionModel.from_preset(path)
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -16,8 +16,6 @@ import argparse
 import pathlib
 from typing import Any
 
-import keras
-
 from keras_ddim import checks, encoders, evaluation, load_images
 from keras_ddim.cli import options, run_folder
 from keras_ddim.guidance import check_guidance
@@ -48,8 +46,9 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args = line.over({})
     model = run_folder.load_model(args.model, compile=False)
-    training = run_folder.settings_of(model.metadata)
-    if line.given.get("data", training.get("data")) != training.get("data"):
+    training = run_folder.settings_of(args.model, model, line.given)
+    data = line.given.get("data", training.get("data"))
+    if run_folder.data_name(data) != run_folder.data_name(training.get("data")):
         training = {}  # of other images
     shared = "data", "data_dir", "fit", "validation_split"
     args = line.over({name: training[name] for name in shared if name in training})
@@ -59,7 +58,7 @@ def run(line: options.CommandLine) -> None:
     check_sampling(model, args, how)
     sampling = {"num_images": args.num_images, "seed": args.seed, **how}
     options.check_data(args.data, args.data_dir)
-    print(f"data      {args.data}{', as in training' * ('data' not in line.given)}")
+    print(f"data      {args.data}{', as in training' * bool(training)}")
     data_options = {
         "image_size": model.image_shape[:2],
         "channels": model.image_shape[-1],
@@ -71,8 +70,6 @@ def run(line: options.CommandLine) -> None:
         "num_images": training.get("num_images"),
     }
     encoder = make_encoder(args, data_options)
-    # Else what the process did before would decide on the order of the images.
-    keras.utils.set_random_seed(0)
     if args.label is None:
         images, real_images = load_images(args.data, **data_options)
     else:
@@ -131,8 +128,7 @@ def train_classifier(name: str, data_options: dict[str, Any], path: pathlib.Path
         hint = "; or choose --encoder inception_v3, which needs no labels" * ("label" in str(error))
         raise ValueError(f"--encoder classifier: {error}{hint}") from error
     print(f"Training a small classifier, to compare by its features; it is kept as {path}")
-    keras.utils.set_random_seed(0)
-    batches, num_classes = images.repeat().take(CLASSIFIER_STEPS), len(images.class_names)
-    classifier = encoders.train_classifier(batches, val_images, num_classes)
+    batches, num_classes = images.from_batch(0).take(CLASSIFIER_STEPS), len(images.class_names)
+    classifier = encoders.train_classifier(batches, val_images, num_classes, seed=0)
     classifier.save(path)
     return classifier

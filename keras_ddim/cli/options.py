@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras_ddim
 from keras_ddim import checks, plots, presets, samplers, schedules
 from keras_ddim.cli.run_folder import MODEL
-from keras_ddim.data.loading import is_path
+from keras_ddim.data.loading import DRAWN, is_path
 from keras_ddim.guidance import LARGEST_SCALE
 from keras_ddim.recipes import GUIDANCE_SCALE
 
@@ -24,7 +24,6 @@ EXAMPLES = """examples:
   keras-ddim generate flowers
   keras-ddim train
   keras-ddim generate keras-ddim-output --times 1,0.8,0.5,0.2"""
-DRAWN = "plain_flowers", "flowers"
 # Commands of other programs, and the arguments of functions that are options of another name.
 COMMANDS = {"sample": "generate", "fit": "train", "eval": "evaluate", "test": "evaluate"}
 ARGUMENTS = {

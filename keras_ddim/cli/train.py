@@ -2,7 +2,8 @@
 
 Leaves in the output folder, after each epoch: model.keras (which holds the options and the history,
 too, for --resume), history.csv and samples/ (images from the same noise); at the end: samples.png
-(64 images), times.png (the same noise at several lists of diffusion times) and history.png.
+(64 images), times.png (the same noise at several lists of diffusion times) and history.png. Where
+options are paths, paths.json has them: of a folder of images, model.keras tells the name alone.
 
 examples:
   keras-ddim train
@@ -18,6 +19,7 @@ zero in the last epoch; resumed with more --epochs, as if so many had been plann
 
 import argparse
 import functools
+import json
 import pathlib
 import shlex
 import time
@@ -38,7 +40,8 @@ from keras_ddim import (
     recipes,
 )
 from keras_ddim.cli import options, run_folder
-from keras_ddim.cli.run_folder import HISTORY, MODEL
+from keras_ddim.cli.run_folder import HISTORY, MODEL, PATHS
+from keras_ddim.files import write_text
 from keras_ddim.networks import check_sizes
 
 MOST_ROWS = 12  # of classes, in a picture
@@ -98,7 +101,7 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args, model, epochs_done = start(line)
     folder = pathlib.Path(args.output)
-    interrupts.explain = functools.partial(kept, folder)
+    interrupts.explain = functools.partial(kept, folder, not args.resume)
     options.check_data(args.data, args.data_dir)
     if model is None:
         check_sizes((*args.image_size, args.channels or 3), args.widths, args.block_depth, None)
@@ -127,11 +130,8 @@ def run(line: options.CommandLine) -> None:
         schedule = recipes.learning_rate_schedule(args.epochs * steps, args.learning_rate)
         model.learning_rate = schedule
 
-    if args.overwrite:  # what would otherwise be taken for this run's; the model last
-        for old_path in [path for name in reversed(RESULTS) for path in folder.glob(name)]:
-            old_path.unlink()
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "resume", "overwrite")}
-    model.metadata["settings"] = settings
+    model.metadata["settings"], paths = run_folder.without_paths(settings)
     # Keras lists no devices of torch.
     on_torch = keras.backend.backend() == "torch"
     devices = "torch" if on_torch else ", ".join(keras.distribution.list_devices())
@@ -143,7 +143,8 @@ def run(line: options.CommandLine) -> None:
     else:
         print(f"training  all {epochs_done} epochs are done: --epochs trains for more in total")
     print(f"output    {folder}")
-    fit(model, train_images.from_batch(epochs_done * steps), val_images, epochs_done, steps, args)
+    train_images = train_images.from_batch(epochs_done * steps)
+    fit(model, train_images, val_images, epochs_done, steps, args, paths)
     if args.pictures:
         draw(model, args)
     results = RESULTS if args.pictures else RESULTS[:3]
@@ -163,10 +164,11 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
             raise ValueError(f"there is no model yet to resume, {path}: leave out --resume")
         model = run_folder.load_model(path)
         epochs_done = run_folder.count_epochs(model.metadata)
-        if not epochs_done or not run_folder.settings_of(model.metadata):
+        settings = run_folder.settings_of(path, model, line.given)
+        if not epochs_done or not settings:
             hint = f"--from-preset {path} begins a new run with it"
             raise ValueError(f"{path} does not know of a run of `train` to resume: {hint}")
-        args = resumed(line, run_folder.settings_of(model.metadata))
+        args = resumed(line, settings)
     elif path.exists() and not args.overwrite:
         raise ValueError(f"{path} exists: --resume continues its training, --overwrite replaces it")
     elif args.from_preset:
@@ -184,11 +186,12 @@ def start(line: options.CommandLine) -> tuple[argparse.Namespace, DiffusionModel
     return args, model, epochs_done
 
 
-def kept(folder: pathlib.Path) -> str:
-    """What an interrupt leaves, for the message."""
+def kept(folder: pathlib.Path, is_new: bool = False) -> str:
+    """What an interrupt leaves, for the message; of a new run, before its first epoch is done."""
     path = folder / MODEL
-    if not path.exists():
-        return "Interrupted: before the first epoch was finished: there is no model yet."
+    if is_new or not path.exists():
+        left = f"{path} is as it was" if path.exists() else "there is no model yet"
+        return f"Interrupted: before the first epoch was finished: {left}."
     epochs = run_folder.count_epochs(run_folder.read_metadata(path))
     return f"Interrupted: {path} is the model of epoch {epochs}; --resume continues from there."
 
@@ -231,6 +234,7 @@ def fit(
     epochs_done: int,
     steps: int,
     args: argparse.Namespace,
+    paths: dict[str, str],
 ) -> None:
     folder = pathlib.Path(args.output)
     by_class = 0 < model.num_classes <= MOST_ROWS
@@ -260,11 +264,30 @@ def fit(
         shuffle=False,  # the data set does it
         # The model first: whatever comes after it may be interrupted without harm.
         callbacks=[
-            callbacks.SaveModel(folder / MODEL),
+            SaveRun(folder, args.overwrite, paths),
             *others,
             TimeLeft((args.epochs - epochs_done) * steps),
         ],
     )
+
+
+class SaveRun(callbacks.SaveModel):
+    """Saves the model; the first one takes the place of a run that was in the folder."""
+
+    def __init__(self, folder: pathlib.Path, overwrite: bool, paths: dict[str, str]) -> None:
+        super().__init__(folder / MODEL)
+        self.folder, self.overwrite, self.paths = folder, overwrite, paths
+        self.is_new = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        is_new, self.is_new = self.is_new, False
+        if is_new and self.overwrite:  # what would otherwise be taken for this run's
+            for path in [path for name in (*RESULTS[1:], PATHS) for path in self.folder.glob(name)]:
+                path.unlink()
+        super().on_epoch_end(epoch, logs)
+        interrupts.explain = functools.partial(kept, self.folder)
+        if is_new and self.paths:
+            write_text(self.folder / PATHS, json.dumps(self.paths, indent=1) + "\n")
 
 
 class TimeLeft(keras.callbacks.Callback):

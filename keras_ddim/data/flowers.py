@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_ddim.checks import brief, check_choice, check_count, check_integers, check_seed
+from keras_ddim.checks import (
+    brief,
+    check_choice,
+    check_count,
+    check_flag,
+    check_integers,
+    check_seed,
+)
 
 _CHUNK_PIXELS = 2**16  # drawn at once: few enough to stay in the processor's cache
 _DRAWS_PER_IMAGE = 96  # random numbers, more than any family uses
@@ -281,7 +288,8 @@ def draw_flowers(
 
     # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
-    scene = _PLAIN_FLOWERS if plain else _FLOWERS
+    return_labels = check_flag("return_labels", return_labels)
+    scene = _PLAIN_FLOWERS if check_flag("plain", plain) else _FLOWERS
     labels = (numbers[:, 0] * len(scene.families)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)
 

@@ -74,7 +74,8 @@ def _report(unreadable: np.ndarray, count: int, folder: str) -> None:
 
 def _list_images(folder: str, labels: bool) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
     """Paths of the image files in a folder, sorted, their classes, and the classes' names."""
-    root = os.path.expanduser(folder)
+    # However it is written, what is cached of it is found.
+    root = os.path.abspath(os.path.expanduser(folder))
     if not os.path.exists(root):
         raise FileNotFoundError(f"`source` must be an existing folder. Received: source={folder!r}")
     if not os.path.isdir(root):
@@ -103,7 +104,8 @@ def _list_images(folder: str, labels: bool) -> tuple[np.ndarray, np.ndarray, lis
     # Names that are not UTF-8 are none that could be printed.
     class_names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in folder_names]
     classes = np.array([numbers.get(names[0], NO_LABEL) for names in steps], np.int64)
-    return np.array(paths), classes, class_names or None
+    # Not as texts of NumPy, each of which is as long as the longest.
+    return np.array(paths, object), classes, class_names or None
 
 
 def _modified(path: str) -> int:
@@ -135,13 +137,14 @@ def _read_rgba(path: str, options: Options) -> np.ndarray:
     with _open(path) as image, ONE_AT_A_TIME if _block(image, options) > 1 else NO_LOCK:
         block = _block(image, options)
         image.draft(None, (image.width // block, image.height // block))  # JPEG can do so itself
+        block = _block(image, options)
+        if block > 1:
+            mode = {"P": "RGBA", "1": "L", "I;16": "I"}.get(image.mode)
+            image = (image.convert(mode) if mode else image).reduce(block)
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):
             # Pillow would cut 16 bits off at 255 rather than scale them.
             image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-        block = _block(image, options)
-        if block > 1:
-            image = (image.convert("RGBA") if image.mode in ("P", "1") else image).reduce(block)
         return np.asarray(image.convert("RGBA"))
 
 

@@ -3,9 +3,11 @@
 import os
 from typing import Any
 
-from keras_ddim.checks import check_choice, check_count, check_number, check_seed
+from keras_ddim.checks import check_choice, check_count, check_flag, check_number, check_seed
 from keras_ddim.data.flowers import FAMILIES, PLAIN_FAMILIES, check_image_size, draw_flowers
 from keras_ddim.files import check_path
+
+DRAWN = "plain_flowers", "flowers"
 
 
 def load_images(
@@ -88,6 +90,8 @@ def load_images(
     if num_images is not None:
         num_images = check_count("num_images", num_images)
     check_choice("channels", channels, (None, 1, 3, 4))
+    for name, flag in (("labels", labels), ("flip", flip), ("shuffle", shuffle)):
+        check_flag(name, flag)
     check_choice("fit", fit, ("crop", "pad"))
     if not isinstance(cache, bool):
         cache = str(check_path(cache, "cache"))
@@ -119,7 +123,7 @@ def load_images(
         cache=cache,
     )
     class_names = None
-    if isinstance(source, str) and source in ("flowers", "plain_flowers"):
+    if isinstance(source, str) and source in DRAWN:
         plain, count = source == "plain_flowers", num_images or 20_000
         source = draw_flowers(count, (height, width), seed or 0, True, "uint8", plain)
         class_names = list(PLAIN_FAMILIES if plain else FAMILIES)
@@ -158,4 +162,5 @@ def load_images(
 def is_path(source: str) -> bool:
     """Whether a folder is meant; names in TensorFlow Datasets may have slashes, too."""
     looks_so = source.startswith((".", "~")) or source.endswith(("/", os.sep))
-    return looks_so or os.path.isabs(source) or os.path.exists(source)
+    looks_so = looks_so or os.path.isabs(source) or os.path.exists(source)
+    return looks_so and source not in DRAWN

@@ -211,7 +211,8 @@ def endless(items: tf.data.Dataset, seed: int, first: int) -> tf.data.Dataset:
         return items.shuffle(buffer, tf.random.stateless_uniform((), key, None, None, tf.int64))
 
     passes = tf.data.Dataset.range(first // count, tf.int64.max)
-    return passes.flat_map(shuffled).skip(first % count)
+    endless = passes.flat_map(shuffled).skip(first % count)
+    return endless.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def flip(batches: tf.data.Dataset, seed: int | None, first: int | None = None) -> tf.data.Dataset:

@@ -3,22 +3,19 @@
 import pathlib
 import shutil
 import tempfile
+import textwrap
 import zipfile
-import zlib
 from typing import Any
 
 import h5py
+import keras
+import numpy as np
 
 from keras_ddim.checks import check_model
 from keras_ddim.files import Path, check_path, check_suffix, write_whole
 
 FOLDER = pathlib.Path(__file__).parent
 WEIGHTS = "model.weights.h5"  # of Keras's archives
-# What Keras raises of files that are damaged, or of something else.
-UNREADABLE = (
-    *(ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, ImportError),
-    *(zipfile.BadZipFile, zlib.error, ArithmeticError, EOFError),
-)
 
 
 def names() -> list[str]:
@@ -40,6 +37,38 @@ def path_of(preset: Path) -> str:
     """
     name = str(check_path(preset, "preset"))
     return str(FOLDER / f"{name}.keras") if name in names() else name
+
+
+def load(preset: Path, kind: type[keras.Model], compile: bool = True) -> Any:
+    """The model of class `kind` that is a preset, or that a file holds.
+
+    Args:
+        preset: As in `path_of`.
+        kind: A subclass of `keras.Model`.
+        compile: Whether to compile it as it was when saved. Defaults to True.
+
+    Raises:
+        ValueError: If there is none. It says why, to those who know what the argument was called.
+    """
+    path = path_of(preset)
+    try:
+        if "://" not in path:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"it is damaged, in {damaged}")
+        model = keras.saving.load_model(path, compile=compile)
+        if not isinstance(model, kind):
+            raise ValueError(f"it holds a {type(model).__name__}, not a {kind.__name__}")
+        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+            raise ValueError("it has weights that are not finite: its training has diverged")
+    except Exception as error:
+        # Loading calls whatever is named in the file, with any arguments: no list of errors is long
+        # enough.
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = textwrap.shorten(f"{name}{error}", 200, placeholder=" …")
+        raise ValueError(reason) from error
+    return model
 
 
 def save_preset(model: Any, path: Path) -> None:

@@ -128,7 +128,7 @@ LEFT_OUT = {
     *("sampling.CompiledStep", "sampling.CompiledSteps", "sampling.sample", "denoisers.predict"),
     *("sampling.count_evaluations", "sampling.decrease", "guidance.with_gradient"),
     *("denoisers.Denoiser", "encoders.InceptionV3", "sampling.Recorder", "metrics.Points"),
-    *("callbacks.record", "sampling.rows", "plots.as_picture"),
+    *("callbacks.record", "sampling.rows", "plots.as_picture", "presets.load"),
     *("noise_levels.mix", "noise_levels.separate", "noise_levels.target", "noise_levels.rates"),
     *("noise_levels.times_to_timesteps", "noise_levels.timesteps_to_times", "noise_levels.finite"),
     "noise_levels.as_float",
