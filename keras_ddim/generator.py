@@ -70,10 +70,10 @@ class Generator(Planner):
             num_images: Number of images.
             diffusion_times: Number of times, or any list, tuple, array or tensor of times in
                 [0, 1], in any order and spacing that the sampler can follow; see
-                `keras_ddim.times` for lists. A number n stands for Karras's list of n times
-                (`keras_ddim.times.karras`); where a sampler is given, for 1, 1 − 1/n, …, 1/n. A
-                name, such as "best:5", stands for a list kept with the model for that sampler (see
-                `keep_times`). Defaults to 20.
+                `keras_ddim.times` for lists. A number n stands for Karras's list of n times (of up
+                to 3, for times uniform in log-SNR); where a sampler is given, for 1, 1 − 1/n, …,
+                1/n. A name, such as "best:5", stands for a list kept with the model for that
+                sampler (see `keep_times`). Defaults to 20.
             labels: Class of the images: its name (in capitals or not) or number, or a list of
                 these, one for each image. Defaults to None: classes drawn at random, by `seed`; for
                 images that begin with, or hold, some that are given, none in particular.

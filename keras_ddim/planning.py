@@ -18,12 +18,19 @@ from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite
 from keras_ddim.normalizer import Normalizer
 from keras_ddim.preconditioning import SpectralPreconditioning
 
-# What a number of times stands for, and the sampler, where none is given. It must decrease.
-DEFAULT_TIMES = lists.karras
+# Where none is given; see `default_times`, too.
 DEFAULT_SAMPLER = samplers_by_name.UniPC()
 # Where a model's metadata has the lists that are kept with it: of log-SNRs, which no change of
 # schedule changes, by sampler and name.
 KEPT_LISTS = "log_snr_lists"
+
+
+def default_times(num_times: int, schedule: schedules.Schedule) -> np.ndarray:
+    """What a number of times stands for where no sampler is given; it decreases.
+
+    Karras's list leaves out the middle where times are very few.
+    """
+    return (lists.karras if num_times > 3 else lists.uniform_log_snr)(num_times, schedule)
 
 
 class Plan(NamedTuple):
@@ -260,7 +267,7 @@ class Planner:
         times = checks.check_diffusion_times(diffusion_times)
         schedule = self.schedule if schedule is None else schedules.get(schedule)
         if sampler is None and isinstance(diffusion_times, (int, np.integer)):
-            times = DEFAULT_TIMES(len(times), schedule)
+            times = default_times(len(times), schedule)
         levels = ops.convert_to_numpy(schedule.log_snr(times.astype("float32")))
         if np.isnan(levels).any():
             raise ValueError(

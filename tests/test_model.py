@@ -409,11 +409,16 @@ class TestGenerate:
         )
         np.testing.assert_array_equal(generated, listed)
 
-    def test_a_number_without_a_sampler_is_unipc_along_karras(self, trained_model):
+    @pytest.mark.parametrize(
+        ("number", "find"), [(3, keras_ddim.times.uniform_log_snr), (4, keras_ddim.times.karras)]
+    )
+    def test_a_number_without_a_sampler_is_unipc_along_a_good_list(
+        self, trained_model, number, find
+    ):
         for schedule in (None, "log_snr_linear"):
-            times = keras_ddim.times.karras(4, schedule or trained_model.schedule)
+            times = find(number, schedule or trained_model.schedule)
             with warnings.catch_warnings(action="ignore"):  # another schedule, another range
-                plain = trained_model.generate(2, 4, schedule=schedule, seed=0)
+                plain = trained_model.generate(2, number, schedule=schedule, seed=0)
                 expected = trained_model.generate(
                     2, times, sampler="unipc", schedule=schedule, seed=0
                 )
