@@ -109,7 +109,7 @@ class TestClassifier:
             assert str(again) == str(encoder)
         with pytest.raises(ValueError, match=r"expected shape=\(None, 8, 8, 1\)"):
             encoders.encode(again, np.zeros((2, 9, 9, 1)))
-        with pytest.raises(ValueError, match=r"must end in .keras. Received: path=classifier.h5"):
+        with pytest.raises(ValueError, match=r"must end in .keras. Received: path='classifier.h5'"):
             encoder.save("classifier.h5")
 
     def test_accuracy_is_optional(self, labelled_images):

@@ -275,7 +275,7 @@ def test_animation_of_many_steps_is_not_faster_than_browsers(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"path": "flowers.png"}, r"`path` must end in \.gif. Received: path=flowers.png"),
+        ({"path": "flowers.png"}, r"`path` must end in \.gif. Received: path='flowers.png'"),
         ({"columns": 0}, "columns=0"),
         ({"scale": 0}, "Received: scale=0"),
         ({"seconds": 0}, r"`seconds` must be a number in \(0, 600\]. Received: seconds=0"),
