@@ -284,10 +284,10 @@ class SaveRun(callbacks.SaveModel):
         if is_new and self.overwrite:  # what would otherwise be taken for this run's
             for path in [path for name in (*RESULTS[1:], PATHS) for path in self.folder.glob(name)]:
                 path.unlink()
+        if is_new and self.paths:  # before the model, which is never without them then
+            write_text(self.folder / PATHS, json.dumps(self.paths, indent=1) + "\n")
         super().on_epoch_end(epoch, logs)
         interrupts.explain = functools.partial(kept, self.folder)
-        if is_new and self.paths:
-            write_text(self.folder / PATHS, json.dumps(self.paths, indent=1) + "\n")
 
 
 class TimeLeft(keras.callbacks.Callback):
