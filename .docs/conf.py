@@ -104,7 +104,13 @@ def skip_fields(
     return skip or "Alias for field number" in (getattr(obj, "__doc__", "") or "")
 
 
+def to_copies(app: object, name: str, source: list) -> None:
+    """Links to notebooks, which pages have as they lie in the repository."""
+    source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+
+
 def setup(app: object) -> None:
     make_pages()
+    app.connect("source-read", to_copies)
     app.connect("autodoc-process-docstring", to_rst, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", skip_fields)

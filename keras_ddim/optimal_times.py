@@ -416,9 +416,10 @@ def explain_times(
     them got wrong.
 
     Args:
+        model, sampler: As in `optimize_times`.
         diffusion_times: As in `generate`; strictly decreasing.
         num_images: How many images it is the mean of. Defaults to 16.
-        model, sampler, **options: As in `optimize_times`.
+        **options: As in `optimize_times`.
 
     Example:
 
