@@ -29,7 +29,9 @@ def start(column):
     """Sets the devices up; returns the context in which models are made."""
     os.environ["KERAS_BACKEND"] = COLUMNS[column]
     if column.startswith("JAX Data"):
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        # Devices wait for each other, however busy the machine is.
+        timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {timeout}"
         import keras
 
         keras.distribution.set_distribution(keras.distribution.DataParallel())
