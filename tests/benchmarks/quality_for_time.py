@@ -243,7 +243,7 @@ def table(results):
     """Results as Markdown, the runs of one recipe with several seeds in a row."""
     cells = {}
     for result in results:
-        row = result["data"], result.get("images", 16_000), result["seconds"], result["recipe"]
+        row = tuple(result[name] for name in ("data", "images", "seconds", "recipe", "list"))
         cells.setdefault(row, []).append(result)
 
     def text(values):
@@ -251,10 +251,11 @@ def table(results):
         return f"{values.mean():.3g}" + f" ± {np.ptp(values) / 2:.2g}" * (len(values) > 1)
 
     lines = [
-        "| images | s | recipe | steps | at 5 | at 8 | at 20 | guided, 8 | 20 | error at 0 | -4 |",
-        "| --- | ---: | --- |" + " ---: |" * 8,
+        "| images | s | recipe | list | steps | at 5 | at 8 | at 20 "
+        "| guided, 8 | 20 | error at 0 | -4 |",
+        "| --- | ---: | --- | --- |" + " ---: |" * 8,
     ]
-    for (data, count, seconds, recipe), runs in sorted(cells.items()):
+    for (data, count, seconds, recipe, visited), runs in sorted(cells.items()):
         steps = f"{np.mean([run['steps'] for run in runs]):,.0f} × {runs[0]['batch_size']}"
         columns = [text([run["distances"][str(n)] for run in runs]) for n in EVALUATIONS]
         for n in ("8", "20"):
@@ -263,7 +264,8 @@ def table(results):
         for level in (0, -4):
             columns.append(text([run["errors"][LOG_SNR.index(level)] for run in runs]))
         lines.append(
-            f"| {data}, {count:,} | {seconds:g} | {recipe} | {steps} | {' | '.join(columns)} |"
+            f"| {data}, {count:,} | {seconds:g} | {recipe} | {visited} | {steps} | "
+            f"{' | '.join(columns)} |"
         )
     return "\n".join(lines)
 
@@ -306,6 +308,7 @@ def main():
                 "data": args.data,
                 "images": len(images),
                 "recipe": run.name,
+                "list": "Karras",  # what a number of times means from 4 on
                 "seed": seed,
                 "seconds": args.seconds,
                 "seconds_taken": round(run.seconds, 1),
