@@ -297,9 +297,8 @@ class GaussianDenoiser(Denoiser):
         Returns:
             The noisy images at the level `next_log_snr`.
         """
-        log_snr, next_log_snr = (
-            ops.cast(level, noisy_images.dtype) for level in (log_snr, next_log_snr)
-        )
+        log_snr = ops.cast(log_snr, noisy_images.dtype)
+        next_log_snr = ops.cast(next_log_snr, noisy_images.dtype)
         (_, signal_rate), (_, next_signal_rate) = rates(log_snr), rates(next_log_snr)
         scale = ops.sqrt(self._variances_at(next_log_snr) / self._variances_at(log_snr))
         deviations = self._to_axes(noisy_images, signal_rate)

@@ -385,10 +385,8 @@ def plot_times(
     plot_times(lists, model.schedule)
     ```
     """
-    schedule, errors = (
-        schedules.get(schedule),
-        {} if errors is None else checks.check_mapping("errors", errors),
-    )
+    schedule = schedules.get(schedule)
+    errors = {} if errors is None else checks.check_mapping("errors", errors)
     given = checks.check_mapping("lists", lists)
     checked = {str(name): checks.check_diffusion_times(times) for name, times in given.items()}
     widths = {name: np.asarray(values, "float64") for name, values in errors.items()}
