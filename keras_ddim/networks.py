@@ -352,7 +352,11 @@ def _make_inputs(
 
 
 class _Layers:
-    """Makes the layers of one network: of its dtype policy, and reproducible if it has a seed."""
+    """Makes the layers of one network: of its dtype policy, and reproducible if it has a seed.
+
+    They are numbered within the network: of every further name of a variable, as Keras's numbers
+    make them, TensorFlow keeps some kilobytes for ever.
+    """
 
     def __init__(self, seed: int | None, dtype: Any) -> None:
         self.seed = check_seed(seed)
@@ -360,12 +364,17 @@ class _Layers:
         # None for None: Keras's global seed.
         states = None if seed is None else np.random.SeedSequence(self.seed).generate_state(1000)
         self.seeds = itertools.repeat(None) if states is None else map(int, states)
+        self.numbers = itertools.count(1)
 
-    def _glorot(self) -> Any:
-        return keras.initializers.GlorotUniform(next(self.seeds))
+    def _common(self, kind: str) -> dict[str, Any]:
+        return {"name": f"{kind}_{next(self.numbers)}", "dtype": self.dtype}
+
+    def _with_kernel(self, kind: str) -> dict[str, Any]:
+        initializer = keras.initializers.GlorotUniform(next(self.seeds))
+        return {"kernel_initializer": initializer, **self._common(kind)}
 
     def conv(self, filters: int, kernel_size: int, **kwargs: Any) -> Any:
-        kwargs = {"kernel_initializer": self._glorot(), "dtype": self.dtype, **kwargs}
+        kwargs = {**self._with_kernel("conv"), **kwargs}
         return layers.Conv2D(filters, kernel_size, padding="same", **kwargs)
 
     def last_conv(self, filters: int, kernel_size: int) -> Any:
@@ -373,19 +382,18 @@ class _Layers:
         return self.conv(filters, kernel_size, kernel_initializer="zeros", dtype="float32")
 
     def dense(self, units: int, **kwargs: Any) -> Any:
-        kwargs = {"kernel_initializer": self._glorot(), "dtype": self.dtype, **kwargs}
-        return layers.Dense(units, **kwargs)
+        return layers.Dense(units, **{**self._with_kernel("dense"), **kwargs})
 
     def embedding(self, count: int, units: int) -> Any:
-        return layers.Embedding(count, units, "zeros", dtype=self.dtype)
+        return layers.Embedding(count, units, "zeros", **self._common("embedding"))
 
     def normalization(self, momentum: float = 0.99) -> Any:
         return layers.BatchNormalization(
-            momentum=momentum, center=False, scale=False, dtype=self.dtype
+            momentum=momentum, center=False, scale=False, **self._common("normalization")
         )
 
     def upsample(self, size: Any, interpolation: str) -> Any:
-        return layers.UpSampling2D(size, interpolation=interpolation, dtype=self.dtype)
+        return layers.UpSampling2D(size, interpolation=interpolation, **self._common("upsampling"))
 
 
 def _u_net(

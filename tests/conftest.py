@@ -3,8 +3,16 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 import keras_ddim
+
+# A busy machine fails no test, and the same examples are tried everywhere; `benchmarks/fuzz.py`
+# looks for new ones.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 def only_on(*backends, reason):

@@ -49,7 +49,7 @@ def numpy(values):
 
 
 @each
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(log_snr=levels)
 def test_numbers_are_in_range_and_grow_with_the_noise(name, log_snr):
     log_snr = np.sort(log_snr)[::-1].reshape(-1, 1, 1, 1)
@@ -82,7 +82,7 @@ def test_formulas():
 
 
 @pytest.mark.parametrize("num_timesteps", [10, 1000, 4000])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(diffusion_times=arrays("float32", 50, elements=st.floats(0, 1, width=32)))
 def test_levels_lead_back_to_the_timesteps_that_they_came_from(num_timesteps, diffusion_times):
     schedule = LinearBetaSchedule(num_timesteps)

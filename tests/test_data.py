@@ -217,7 +217,7 @@ def test_pad_shrinks_what_is_too_large():
     assert (padded[:2] == 0).all() and (padded[6:] == 0).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.tuples(*[st.integers(1, 50)] * 2),
     st.tuples(*[st.integers(1, 20)] * 2),

@@ -21,7 +21,7 @@ def test_defaults():
     assert 0 <= images.min() < 0.3 and 0.7 < images.max() <= 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 20), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
 def test_any_size(num_images, height, width, seed):
     images, labels = draw_flowers(num_images, (height, width), seed, return_labels=True)

@@ -471,7 +471,7 @@ class TestGenerate:
             limited = keras_ddim.Heun(churn=0.3, churn_max_sigma=40.0)
             trained_model.generate(1, [1.0, 0.5], sampler=limited)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(times=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=6))
     @pytest.mark.filterwarnings("ignore:diffusion_times rise")
     def test_any_list(self, trained_model, times):
@@ -832,7 +832,7 @@ class TestConditioningAndPrediction:
             keras_ddim.DiffusionModel(network=tiny_network(), **{name: value})
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     shape=st.tuples(
         st.sampled_from([4, 6, 8]), st.sampled_from([4, 6, 8]), st.sampled_from([1, 2, 4, 5])

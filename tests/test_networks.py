@@ -45,7 +45,7 @@ def test_embedding_rejects(kwargs):
         keras_ddim.SinusoidalEmbedding(**kwargs)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     height=st.integers(1, 4),
     width=st.integers(1, 4),
@@ -119,6 +119,16 @@ def test_seed_fixes_the_initial_weights():
     # Layers of equal shape must not start alike.
     kernels = [w for w in weights(1) if w.shape == (3, 3, 4, 4)]
     assert len(kernels) > 1 and not np.array_equal(kernels[0], kernels[1])
+
+
+def test_weights_are_named_alike_in_every_network():
+    for make in NETWORKS:
+        first, second = (
+            [w.path.partition("/")[2] or w.path for w in make((8, 8, 1), (4, 4), 1).weights]
+            for _ in range(2)
+        )
+        assert first == second
+        assert len(set(first)) == len(first)
 
 
 def test_half_precision_body_and_float32_ends():

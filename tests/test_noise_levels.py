@@ -31,7 +31,7 @@ def draw(seed, log_snr):
 
 @only_on("tensorflow", "jax", reason="torch does not compute with arrays of NumPy")
 @types
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), log_snr=each_level)
 def test_separate_undoes_mix(prediction_type, seed, log_snr):
     images, noises, (noise_rate, signal_rate) = draw(seed, log_snr)
@@ -49,7 +49,7 @@ def test_separate_undoes_mix(prediction_type, seed, log_snr):
 
 @only_on("tensorflow", "jax", reason="torch does not compute with arrays of NumPy")
 @types
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), log_snr=st.floats(-6, 6))
 def test_all_predictions_say_the_same(prediction_type, seed, log_snr):
     """A wrong prediction, put in the words of either type, is the same wrong separation."""
@@ -118,7 +118,7 @@ def test_separates_noise_by_default_and_in_both_precisions():
 
 @types
 @pytest.mark.parametrize("weighting", ["noise", "image", "velocity", "flow"])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), log_snr=st.floats(-8, 8))
 def test_weights_turn_one_squared_error_into_another(prediction_type, weighting, seed, log_snr):
     """Measured on random wrong separations, not taken from the formulas."""

@@ -104,7 +104,7 @@ def test_timesteps_are_distinct_and_integer(data, num_timesteps, spacing):
 
 
 @each
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(num_steps=counts)
 def test_uniform_log_snr(name, num_steps):
     values = times.uniform_log_snr(num_steps, PARTS[name])
@@ -116,7 +116,7 @@ def test_uniform_log_snr(name, num_steps):
 
 
 @each
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(num_steps=counts, rho=st.sampled_from([1.0, 3.0, 7.0]))
 def test_karras(name, num_steps, rho):
     values = times.karras(num_steps, PARTS[name], rho)
@@ -135,7 +135,7 @@ def test_karras_steps_are_uniform_in_the_time_of_the_karras_schedule():
 
 
 @each
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(wanted=st.lists(st.floats(0, 0.999), min_size=1, max_size=20))
 def test_levels_become_the_times_that_have_them(name, wanted):
     schedule = PARTS[name]
