@@ -5,9 +5,9 @@
 Each round trains a tiny model for an epoch, generates along another list with another sampler, and
 saves; every few rounds, what was saved is loaded and generates the same. It isn't trained itself:
 of every model that is, TensorFlow keeps the graph of a step for ever, of any Keras model.
-Printed every so often: the memory of the process (resident, anonymous) and its open files; at the end,
-whether both were flat: by how much the second half of the rounds was above the quarter before it,
-after a first quarter in which caches fill.
+Printed every so often: the memory of the process (resident, anonymous) and its open files; at the
+end, whether both were flat: by how much the second half of the rounds was above the quarter before
+it, after a first quarter in which caches fill.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MOST_GROWTH = 0.02  # of the memory, in the second half
 
 
 def memory() -> float:
-    """In MiB, without files mapped into memory, such as libraries, which may leave it at any time."""
+    """In MiB, without files mapped into memory, such as libraries: these may leave it."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 2**10
 
