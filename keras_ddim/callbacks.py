@@ -82,7 +82,7 @@ class SampleGrid(keras.callbacks.Callback):
             self.writer = _event_writer(pathlib.Path(log_dir) / "samples")
         self.num_images = checks.check_count("num_images", num_images)
         self.by_class = by_class
-        self.path = None if path is None else str(path)
+        self.path = None if path is None else str(check_path(path))
         self.every = checks.check_count("every", every)
         self.columns = columns if columns is None else checks.check_count("columns", columns)
         options = {"seed": 0, "verbose": 0, **generate_options}
@@ -95,7 +95,7 @@ class SampleGrid(keras.callbacks.Callback):
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(
                     f"`path` must end in {' or '.join(plots.FORMATS)} and may hold `{{epoch}}` or "
-                    f"a form of it such as `{{epoch:03d}}`. Received: path={path}"
+                    f"a form of it such as `{{epoch:03d}}`. Received: path={checks.brief(path)}"
                 ) from error
 
     def on_train_begin(self, logs: Logs = None) -> None:

@@ -404,7 +404,7 @@ def check_noise(name: str, noise: Any, shape: Any) -> np.ndarray:
 
 def images_of(batch: Any) -> Any:
     """The images of a batch: its only or first part, as in (images, labels)."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def unit_of(images: Any) -> float:

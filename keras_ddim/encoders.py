@@ -208,7 +208,7 @@ def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
         verbose: 1 for a progress bar, 0 for none. Defaults to 0.
     """
     encoder = get(encoder)
-    images = ops.convert_to_numpy(images)
+    images = checks.check_array("images", images)
     if images.ndim != 4 or not len(images):
         raise ValueError(
             "`images` must be at least one image, (images, height, width, channels). "

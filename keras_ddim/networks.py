@@ -69,7 +69,7 @@ class SinusoidalEmbedding(layers.Layer):
         self.min_frequency = check_number(
             "min_frequency", min_frequency, above=0, below=self.max_frequency
         )
-        frequencies = np.geomspace(min_frequency, max_frequency, self.embedding_dims // 2)
+        frequencies = np.geomspace(self.min_frequency, self.max_frequency, self.embedding_dims // 2)
         self.angular_speeds = (2 * math.pi * frequencies).astype("float32")
 
     def call(self, inputs: Any) -> Any:
@@ -360,7 +360,7 @@ class _Layers:
 
     def __init__(self, seed: int | None, dtype: Any) -> None:
         self.seed = check_seed(seed)
-        self.dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).name
+        self.dtype = _policy_name(dtype)
         # None for None: Keras's global seed.
         states = None if seed is None else np.random.SeedSequence(self.seed).generate_state(1000)
         self.seeds = itertools.repeat(None) if states is None else map(int, states)
@@ -394,6 +394,17 @@ class _Layers:
 
     def upsample(self, size: Any, interpolation: str) -> Any:
         return layers.UpSampling2D(size, interpolation=interpolation, **self._common("upsampling"))
+
+
+def _policy_name(dtype: Any) -> str:
+    try:
+        policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            '`dtype` must be a dtype policy, such as "mixed_bfloat16". '
+            f"Received: dtype={brief(dtype)}"
+        ) from error
+    return policy.name
 
 
 def _u_net(

@@ -412,8 +412,11 @@ def generate(
         initial_noise = checks.check_noise("initial_noise", initial_noise, shape)
     if initial_images is not None:
         initial_images = checks.check_noise("initial_images", initial_images, shape)
-    if seed is None:
-        seed = int(np.random.default_rng().integers(2**31))
+    watchers = list(watchers) if isinstance(watchers, Iterable) else [watchers]
+    if not all(map(callable, watchers)):
+        raise ValueError(f"`watchers` must be callables. Received: {checks.brief(watchers)}")
+    seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+    entropy = [checks.check_count("seed", n, 0, 2**128) for n in np.atleast_1d(seed).tolist()]
     # Batches of one size, so that one shape is compiled: the last is filled up.
     num_batches = math.ceil(num_images / batch_size)
     size = math.ceil(num_images / num_batches)
@@ -421,7 +424,7 @@ def generate(
     for start in range(0, num_images, size):
         batch = range(start, start + size)
         numbers = range(first + start, first + start + size)
-        draw_noises = _noise_source(seed, numbers, image_shape)
+        draw_noises = _noise_source(entropy, numbers, image_shape)
         noises = draw_noises() if initial_noise is None else rows(initial_noise, batch)
         inputs: dict[str, Any] = {name: rows(values, batch) for name, values in per_image.items()}
         noisy_images = ops.convert_to_tensor(noises, "float32")
@@ -444,9 +447,8 @@ def rows(values: Any, batch: range) -> np.ndarray:
     return np.take(ops.convert_to_numpy(values), batch, axis=0, mode="clip")
 
 
-def _noise_source(seed: Any, batch: range, image_shape: tuple) -> Callable[[], np.ndarray]:
+def _noise_source(entropy: list[int], batch: range, image_shape: tuple) -> Callable[[], np.ndarray]:
     """Callable that draws noise for the images of a batch, each from a generator of its own."""
-    entropy = np.atleast_1d(seed).tolist()
     generators = [np.random.default_rng([*entropy, index]) for index in batch]
     return lambda: np.stack([rng.standard_normal(image_shape, "float32") for rng in generators])
 

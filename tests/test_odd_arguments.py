@@ -1,6 +1,7 @@
 """Never silently wrong: what is odd works, or ends in one sentence naming argument and value."""
 
 import decimal
+import fractions
 import os
 import warnings
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_ddim
-from keras_ddim import checks, schedules, times
+from keras_ddim import callbacks, checks, encoders, sampling, schedules, times
 from tests.conftest import tiny_network
 
 pytestmark = pytest.mark.core
@@ -46,12 +47,37 @@ def untrained(make_model, images):
         (keras_ddim.DDIM, [[[[[[[[[0.5]]]]]]]]], "`eta` must be"),
         (lambda v: schedules.LinearBetaSchedule(continuous=v), np.zeros(2), "`continuous` must be"),
         (lambda v: keras_ddim.draw_flowers(1, return_labels=v), [0], "`return_labels` must be"),
+        (lambda v: keras_ddim.ResidualUNet((8, 8, 3), (4,), dtype=v), np.zeros(3), "`dtype` must"),
+        (lambda v: keras_ddim.ResidualUNet((8, 8, 3), (4,), dtype=v), "odd", "Received: dtype='od"),
+        (lambda v: callbacks.SampleGrid(path=v), np.zeros((50, 3)), "`path` must be a path"),
+        (lambda v: encoders.encode(lambda x: x, v), [[1], [1, 2]], "`images` must be an array"),
         (lambda v: keras_ddim.load_images(np.zeros((2, 8, 8)), 8, flip=v), "no", "`flip` must be"),
     ],
 )
 def test_arguments(function, value, message):
     with pytest.raises(ValueError, match=message):
         function(value)
+
+
+@pytest.mark.parametrize(
+    "odd, message",
+    [
+        ({"seed": object()}, "`seed` must be an integer of at least 0. Received: seed=<object"),
+        ({"seed": [3, -1]}, "Received: seed=-1"),
+        ({"watchers": [3]}, r"`watchers` must be callables. Received: \[3\]"),
+        ({"watchers": 3}, r"`watchers` must be callables. Received: \[3\]"),
+    ],
+)
+def test_arguments_of_the_loop(untrained, odd, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.generate(
+            untrained.make_step(), [1.0, 0.0], num_images=1, image_shape=(8, 8, 3), **odd
+        )
+
+
+def test_frequencies_of_other_kinds():
+    layer = keras_ddim.SinusoidalEmbedding(4, fractions.Fraction(1, 2), fractions.Fraction(8))
+    assert (layer.min_frequency, layer.max_frequency) == (0.5, 8.0)
 
 
 def test_numbers_of_other_kinds_are_saved(tmp_path):
@@ -78,6 +104,7 @@ def test_messages_are_short():
         (lambda x: [x, x], "Received: x=\\["),
         (lambda x: x.tolist(), "Received: x=\\["),
         (lambda x: 3, "Received: x=3"),
+        (lambda x: (), r"Received: x=\(\)"),
         (lambda x: x.astype(object), "real numbers"),
     ],
 )
