@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_ddim import cli, plots
+from keras_ddim import cli, plots, recipes
 from tests.test_cli import error_of, size_of
 
 NAMES = ["Boot", "Sandal", "Sneaker"]
@@ -178,3 +178,16 @@ class TestEdit:
             output = ["--output", folder / "wrong"]
             assert message in error_of(capsys, run("edit", trained, *arguments, *output))
         assert not (folder / "wrong").exists()
+
+
+def test_best_times_are_found_for_images_guided_as_generate_guides_them(trained, monkeypatch):
+    seen = []
+
+    def observe(model, sampler, *, guidance_scale, **_):
+        seen.append(guidance_scale)
+        raise ValueError("`seen` enough. Received: seen")
+
+    monkeypatch.setattr(cli.optimize_times.optimal_times, "Optimizer", observe)
+    for options in ([], ["--guidance-scale", "3"]):
+        run("optimize-times", trained, *options)
+    assert seen == [recipes.GUIDANCE_SCALE, 3]

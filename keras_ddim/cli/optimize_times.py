@@ -1,6 +1,7 @@
 """Finds the best lists of diffusion times for a trained model, and keeps them in its file.
 
-Compares with the images that the same model makes of the same noise with many more evaluations.
+Compares with the images that the same model makes of the same noise with many more evaluations,
+guided as `generate` guides them.
 Prints a table of root-mean-square differences, on noise that no list was chosen by, and draws the
 lists beside those made by hand. The file is written after each list: Ctrl-C keeps what there is.
 
@@ -29,6 +30,7 @@ def add_options(parser: options.Parser) -> None:
     add("--num-images", 64, "images compared", type=options.count)
     add("--batch-size", 64, "images generated together", type=options.count)
     add("--teacher-times", 40, "evaluations of the images compared with", type=options.count)
+    parser.add_guidance_scale()
     add("--seed", 0, "of the noise", type=options.seed)
     add(
         "--output",
@@ -45,9 +47,10 @@ def run(line: options.CommandLine) -> None:
         raise ValueError(f"{args.model} is a preset: --output must name another file")
     output = args.output or args.model
     model = load_model(args.model)
-    names = "num_images", "batch_size", "teacher_times", "seed"
-    given = {name: getattr(args, name) for name in names}
-    optimizer = optimal_times.Optimizer(model, args.sampler, verbose=1, **given)
+    names = "num_images", "batch_size", "teacher_times", "seed", "guidance_scale"
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {"verbose": 1, **options.guidance_of(model), **given}
+    optimizer = optimal_times.Optimizer(model, args.sampler, **given)
     lists: dict[str, np.ndarray] = {}
     rows = []
     for num_times in args.num_times:

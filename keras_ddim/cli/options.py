@@ -109,12 +109,15 @@ class Parser(argparse.ArgumentParser):
         self.add("--schedule", None, "noise schedule (default: that of training)", choices=names)
         clips = "none", "static", "dynamic"
         self.add("--clip", "none", "how predicted images are clipped at each time", choices=clips)
-        scale = "of classifier-free guidance; 1 is without (default: "
-        scale += f"{GUIDANCE_SCALE}, of a model without classes 1)"
-        self.add("--guidance-scale", None, scale, type=between(0, LARGEST_SCALE))
+        self.add_guidance_scale()
         interval = "diffusion times at which to guide, such as 0.2,0.8 (default: all)"
         self.add("--guidance-interval", None, interval, type=interval_of_times)
         self.add("--batch-size", 64, "images generated together", type=count)
+
+    def add_guidance_scale(self) -> None:
+        scale = "of classifier-free guidance; 1 is without (default: "
+        scale += f"{GUIDANCE_SCALE}, of a model without classes 1)"
+        self.add("--guidance-scale", None, scale, type=between(0, LARGEST_SCALE))
 
     def error(self, message: str) -> NoReturn:
         is_short = message.startswith("the following") or "expected" in message  # argparse's own
