@@ -167,13 +167,6 @@ class Known(Wrapper):
         )
         return pred_noises + more_noises, pred_images + more_images
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "normalizer": keras.saving.serialize_keras_object(self.normalizer),
-            "degradation": keras.saving.serialize_keras_object(self.degradation),
-        }
-
 
 def check_known(
     known_images: Any, known_mask: Any, degradation: Any, num_images: int, image_shape: Any

@@ -5,6 +5,7 @@ it. Layers, because a layer's weights are arguments of a compiled function inste
 it, and because a layer is tracked, saved and exported.
 """
 
+import inspect
 from typing import Any
 
 import keras
@@ -25,8 +26,9 @@ DYNAMIC_QUANTILE = 0.995
 class Denoiser(keras.layers.Layer):
     """`denoiser(noisy_images, log_snr, labels=None) -> (pred_noises, pred_images)`.
 
-    Subclasses implement `call`, and `get_config` if their constructor takes arguments. Of the
-    per-image inputs, which may be meant for a `Wrapper`, they ignore those that they don't know.
+    Subclasses implement `call`, and keep their constructor's arguments as attributes of the same
+    names. Of the per-image inputs, which may be meant for a `Wrapper`, they ignore those that they
+    don't know.
 
     Call arguments:
         noisy_images: Tensor (batch, height, width, channels), in the normalised space.
@@ -58,7 +60,10 @@ class Denoiser(keras.layers.Layer):
         raise NotImplementedError
 
     def get_config(self) -> dict:
-        return {"name": self.name}
+        """The constructor's arguments, the attributes of their names."""
+        names = inspect.signature(type(self).__init__).parameters
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {"name": self.name, **keras.saving.serialize_keras_object(values)}
 
     @classmethod
     def from_config(cls, config: dict) -> Any:
@@ -87,10 +92,6 @@ class Wrapper(Denoiser):
     @property
     def evaluations_per_call(self) -> int:
         return self.denoiser.evaluations_per_call
-
-    def get_config(self) -> dict:
-        denoiser = keras.saving.serialize_keras_object(self.denoiser)
-        return {**super().get_config(), "denoiser": denoiser}
 
 
 def predict(
@@ -175,15 +176,6 @@ class NetworkDenoiser(Denoiser):
         )
         return separate(noisy_images, prediction, *rates(log_snr), self.prediction_type)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "network": keras.saving.serialize_keras_object(self.network),
-            "conditioning": keras.saving.serialize_keras_object(self.conditioning),
-            "prediction_type": self.prediction_type,
-            "preconditioning": keras.saving.serialize_keras_object(self.preconditioning),
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Clipped(Wrapper):
@@ -220,13 +212,6 @@ class Clipped(Wrapper):
             pixels = (1 + (2 * pixels - 1) / ops.maximum(extents, 1.0)) / 2
         pred_images = self.normalizer(ops.clip(pixels, 0.0, 1.0))
         return separate(noisy_images, pred_images, *rates(log_snr), "image")
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "normalizer": keras.saving.serialize_keras_object(self.normalizer),
-            "method": self.method,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -317,10 +302,3 @@ class GaussianDenoiser(Denoiser):
         flat = ops.matmul(values, ops.cast(self.axes.T, noisy_images.dtype))
         mean = signal_rate * ops.cast(self.mean, noisy_images.dtype)
         return mean + ops.reshape(flat, ops.shape(noisy_images))
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "mean": self.mean.tolist(),
-            "covariance": self.covariance.tolist(),
-        }

@@ -148,9 +148,6 @@ class Unconditional(Wrapper):
         labels = ops.full((ops.shape(noisy_images)[0],), self.num_classes, "int32")
         return self.denoiser(noisy_images, log_snr, **{**per_image, "labels": labels})
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "num_classes": self.num_classes}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Guided(Wrapper):
@@ -238,14 +235,6 @@ class Guided(Wrapper):
         size = ops.shape(noisy_images)[0]
         return [values[:size] for values in both], [values[size:] for values in both]
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "guide": self.guide and keras.saving.serialize_keras_object(self.guide),
-            "num_classes": self.num_classes,
-            "rescale": self.rescale,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class GuidedByGradient(Wrapper):
@@ -306,13 +295,6 @@ class GuidedByGradient(Wrapper):
             ops.zeros_like(noisy_images), noise_rate * gradients, noise_rate, signal_rate, "noise"
         )
         return pred_noises + more_noises, pred_images + more_images
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "normalizer": keras.saving.serialize_keras_object(self.normalizer),
-            "loss": keras.saving.serialize_keras_object(self.loss),
-        }
 
 
 def with_gradient(function: Callable[[Any], tuple[Any, Any]], values: Any) -> tuple[Any, Any]:
