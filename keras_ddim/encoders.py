@@ -90,9 +90,15 @@ class Classifier(keras.Model):
     Args:
         image_shape: (height, width, channels) of the images.
         accuracy: Part of held-out images that it classified correctly. Defaults to None: unknown.
+        data: Name of the images that it was trained on. Defaults to None: unknown.
     """
 
-    def __init__(self, image_shape: tuple[int, ...], accuracy: float | None = None) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, ...],
+        accuracy: float | None = None,
+        data: str | None = None,
+    ) -> None:
         image_shape = checks.check_image_shape(image_shape)
         if accuracy is not None:
             accuracy = checks.check_number("accuracy", accuracy, 0, 1)
@@ -102,14 +108,14 @@ class Classifier(keras.Model):
             x = keras.layers.MaxPooling2D(padding="same")(x)
         x = keras.layers.Flatten()(x)
         super().__init__(images, keras.layers.Dense(64, activation="relu")(x))
-        self.image_shape, self.accuracy = image_shape, accuracy
+        self.image_shape, self.accuracy, self.data = image_shape, accuracy, data
 
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}"
-        return f"a small classifier of these data{accuracy}"
+        return f"a small classifier of {self.data or 'these data'}{accuracy}"
 
     def get_config(self) -> dict[str, Any]:
-        return {"image_shape": self.image_shape, "accuracy": self.accuracy}
+        return {"image_shape": self.image_shape, "accuracy": self.accuracy, "data": self.data}
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the classifier to a ".keras" file, for `load_classifier`."""

@@ -533,6 +533,10 @@ def test_evaluating_leaves_its_files(evaluate, tmp_path, capsys):
     assert "Training a small classifier" not in capsys.readouterr().out
     assert (folder / "classifier.keras").read_bytes() == kept
     assert json.loads((folder / "results.json").read_text())["rows"] == results["rows"]
+    # Of other data, there is another.
+    assert evaluate("--times", "1", "--data", "flowers") == 0
+    assert "Training a small classifier" in capsys.readouterr().out
+    assert encoders.load_classifier(folder / "classifier.keras").data == "flowers"
 
 
 def test_evaluating_leaves_random_numbers_alone(evaluate, monkeypatch):

@@ -114,7 +114,9 @@ def make_encoder(args: argparse.Namespace, data_options: dict[str, Any]) -> Any:
     path = pathlib.Path(args.encoder)
     if args.encoder == "classifier":
         path = pathlib.Path(args.output) / "classifier.keras"
-        if not path.exists():
+        kept = encoders.load_classifier(path) if path.exists() else None
+        wanted = run_folder.data_name(args.data), *data_options["image_size"]
+        if kept is None or (kept.data, *kept.image_shape[:2]) != wanted:
             return train_classifier(args.data, data_options, path)
     print(f"Comparing by the features of {path}")
     return encoders.get(str(path))
@@ -130,5 +132,6 @@ def train_classifier(name: str, data_options: dict[str, Any], path: pathlib.Path
     print(f"Training a small classifier, to compare by its features; it is kept as {path}")
     batches, num_classes = images.from_batch(0).take(CLASSIFIER_STEPS), len(images.class_names)
     classifier = encoders.train_classifier(batches, val_images, num_classes, seed=0)
+    classifier.data = run_folder.data_name(name)
     classifier.save(path)
     return classifier
