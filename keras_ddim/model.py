@@ -178,10 +178,10 @@ class DiffusionModel(Editor, ImageTrainer):
         self.ema_network.name = f"ema_{network.name}"
         self.ema_network.set_weights(network.get_weights())
         self.ema_network.trainable = False
-        self.normalizer = Normalizer(self.image_shape[-1])
+        self.normalizer = Normalizer(self.image_shape[-1], name="normalizer")
         self.preconditioning = preconditionings.get(preconditioning, self.image_shape)
-        self.seed_generator = ReplicaSeedGenerator(seed)
-        self.generation_seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = ReplicaSeedGenerator(seed, name="seeds")
+        self.generation_seed_generator = keras.random.SeedGenerator(seed, name="generation_seeds")
         # Not the optimizer's count of steps: compiling anew must not restart the average.
         self.ema_steps = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="ema_steps"
