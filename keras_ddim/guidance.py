@@ -189,7 +189,7 @@ class Guided(Wrapper):
         if (guide is None) == (num_classes is None):
             raise ValueError(
                 "`guide` or `num_classes` must be given, and not both. "
-                f"Received: guide={guide}, num_classes={num_classes}"
+                f"Received: guide={checks.brief(guide)}, num_classes={checks.brief(num_classes)}"
             )
 
     @property

@@ -70,6 +70,7 @@ def frechet_distance(features: np.ndarray | Moments, other_features: np.ndarray 
         for points in (features, other_features)
     )
     root, other_root = one.root, other.root
+    _check_same_dimensions(root, other_root)
     # Where RᵀR = C and R'ᵀR' = C', the trace of the last root is the nuclear norm of R R'ᵀ.
     # Eigenvalues of products of covariances would have half the digits.
     overlap = np.linalg.norm(root @ other_root.T, "nuc")
@@ -95,6 +96,7 @@ def kernel_distance(features: np.ndarray, other_features: np.ndarray) -> float:
         return (kernel_sum(x, x) - own) / (len(x) * (len(x) - 1))
 
     x, y = _check_features(features, 2), _check_features(other_features, 2)
+    _check_same_dimensions(x, y)
     return float(mean_within(x) + mean_within(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
 
 
@@ -112,6 +114,7 @@ def covered(features: np.ndarray, other_features: np.ndarray, neighbors: int = 3
     neighbors = checks.check_count("neighbors", neighbors)
     features = _check_features(features, neighbors + 1)
     other_features = _check_features(other_features, 1)
+    _check_same_dimensions(features, other_features)
     # The nearest of all is the point itself.
     radii = np.concatenate(
         [np.partition(d, neighbors)[:, neighbors] for d in _squared_distances(features, features)]
@@ -129,6 +132,15 @@ def _check_features(features: np.ndarray, fewest: int) -> np.ndarray:
             f"Received: features of shape {features.shape}"
         )
     return features
+
+
+def _check_same_dimensions(features: np.ndarray, other_features: np.ndarray) -> None:
+    dimensions, other_dimensions = features.shape[1], other_features.shape[1]
+    if dimensions != other_dimensions:
+        raise ValueError(
+            f"`other_features` must have the dimensions of `features`, {dimensions}. "
+            f"Received: other_features of {other_dimensions} dimensions"
+        )
 
 
 def _chunks(x: np.ndarray) -> Iterator[np.ndarray]:

@@ -399,12 +399,12 @@ class _Layers:
 def _policy_name(dtype: Any) -> str:
     try:
         policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
-    except (TypeError, ValueError) as error:
+        return policy.name
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             '`dtype` must be a dtype policy, such as "mixed_bfloat16". '
             f"Received: dtype={brief(dtype)}"
         ) from error
-    return policy.name
 
 
 def _u_net(

@@ -57,7 +57,7 @@ class Normalizer(keras.layers.Layer):
         """Sets mean and deviation to those of all images, of arrays (batch, height, width,
         channels).
         """
-        if not hasattr(batches, "__iter__"):
+        if not hasattr(batches, "__iter__") or getattr(batches, "shape", None) == ():
             raise ValueError(f"`batches` must be iterable. Received: batches={brief(batches)}")
         count, mean, scatter = 0, np.zeros(self.channels), np.zeros(self.channels)
         num_images = 0

@@ -232,7 +232,7 @@ def animate_walk(
     ```
     """
     check_suffix(path, [".gif"])
-    images = np.asarray(images)
+    images = checks.check_array("images", images)
     images = images[:, None] if images.ndim == 4 else images
     if images.ndim != 5 or len(images) < 2:
         raise ValueError(
@@ -456,7 +456,7 @@ def _finish(figure: "Figure", path: Path | None) -> "Figure | None":
 
 def _check_images(images: np.ndarray) -> np.ndarray:
     """`images` as float32 array (num_images, height, width, channels) in [0, 1]."""
-    images = np.asarray(images)
+    images = checks.check_array("images", images)
     shape = images.shape
     if images.ndim == 3:
         images = images[..., None]

@@ -178,7 +178,7 @@ def get(identifier: Any, image_shape: tuple[int, int, int]) -> SpectralPrecondit
         identifier = keras.saving.deserialize_keras_object(identifier)
     if identifier is None:
         return None
-    if identifier == "spectral":
+    if isinstance(identifier, str) and identifier == "spectral":
         return SpectralPreconditioning(image_shape)
     if not isinstance(identifier, SpectralPreconditioning) or identifier.image_shape != image_shape:
         raise ValueError(

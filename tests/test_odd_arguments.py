@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 import keras_ddim
-from keras_ddim import callbacks, checks, encoders, sampling, schedules, times
+from keras_ddim import (
+    callbacks,
+    checks,
+    encoders,
+    guidance,
+    metrics,
+    plots,
+    sampling,
+    schedules,
+    times,
+)
 from tests.conftest import tiny_network
 
 pytestmark = pytest.mark.core
@@ -50,6 +60,26 @@ def untrained(make_model, images):
         (lambda v: keras_ddim.ResidualUNet((8, 8, 3), (4,), dtype=v), np.zeros(3), "`dtype` must"),
         (lambda v: keras_ddim.ResidualUNet((8, 8, 3), (4,), dtype=v), "odd", "Received: dtype='od"),
         (lambda v: callbacks.SampleGrid(path=v), np.zeros((50, 3)), "`path` must be a path"),
+        (
+            lambda v: keras_ddim.ResidualUNet((8, 8, 3), (4,), dtype=v),
+            {"class_name": "a"},
+            "`dtype`",
+        ),
+        (
+            lambda v: metrics.frechet_distance(v, np.eye(3)),
+            np.eye(2),
+            "features`, 2. Received: .* 3",
+        ),
+        (
+            lambda v: metrics.kernel_distance(v, np.eye(3)),
+            np.eye(2),
+            "features`, 2. Received: .* 3",
+        ),
+        (lambda v: metrics.covered(v, np.eye(3), 1), np.eye(2), "features`, 2. Received: .* 3"),
+        (plots.image_grid, [[1], [1, 2]], "`images` must be an array"),
+        (lambda v: plots.animate_walk(v, "a.gif"), [[1], [1, 2]], "`images` must be an array"),
+        (keras_ddim.Normalizer(3).adapt, np.array(1.0), "`batches` must be iterable"),
+        (lambda v: guidance.Guided(None, v, 3), np.zeros((50, 3)), "guide=ndarray of shape"),
         (lambda v: encoders.encode(lambda x: x, v), [[1], [1, 2]], "`images` must be an array"),
         (lambda v: keras_ddim.load_images(np.zeros((2, 8, 8)), 8, flip=v), "no", "`flip` must be"),
     ],
