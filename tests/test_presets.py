@@ -110,6 +110,14 @@ class TestEachPreset:
         for word in ("Data", "Licence", "keras-ddim train", "Fréchet"):
             assert word in card
 
+    def test_carries_lists_of_times(self, name):
+        model = DiffusionModel.from_preset(name)
+        card = pathlib.Path(presets.path_of(name)).with_suffix(".md").read_text(encoding="utf-8")
+        for num_times in (3, 4, 5, 8):
+            times = model.kept_times(f"best:{num_times}")
+            assert len(times) == num_times
+            assert ", ".join(f"{time:.4f}" for time in times[1:]) in card
+
     def test_makes_images_that_differ(self, name):
         model = DiffusionModel.from_preset(name)
         images = model.generate(4, 4, seed=0)

@@ -103,7 +103,8 @@ def test_inverse_on_a_fine_grid_to_the_very_ends(name):
     time=st.floats(0, 0.99), share=st.floats(0.01, 1), dtype=st.sampled_from(["float32", "float64"])
 )
 def test_strictly_decreasing(name, time, share, dtype):
-    smallest_gap = 1e-5 if dtype == "float32" else 1e-12
+    keeps_float64 = keras.backend.backend() == "tensorflow"
+    smallest_gap = 1e-12 if dtype == "float64" and keeps_float64 else 1e-5
     later = min(time + smallest_gap * ((1 - time) / smallest_gap) ** share, 1.0)
     now, then = numpy(PARTS[name].log_snr(np.array([time, later], dtype)))
     assert now > then
