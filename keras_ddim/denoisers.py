@@ -5,7 +5,6 @@ it. Layers, because a layer's weights are arguments of a compiled function inste
 it, and because a layer is tracked, saved and exported.
 """
 
-import inspect
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ from keras_ddim import conditioning as conditionings
 from keras_ddim.checks import check_array, check_choice
 from keras_ddim.noise_levels import PREDICTION_TYPES, as_float, rates, separate
 from keras_ddim.normalizer import Normalizer
-from keras_ddim.parts import PACKAGE
+from keras_ddim.parts import PACKAGE, arguments_of
 
 CLIPPINGS = ("static", "dynamic")
 # Saharia et al.: images are scaled down until this part of their pixels is within the range.
@@ -61,9 +60,7 @@ class Denoiser(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """The constructor's arguments, the attributes of their names."""
-        names = inspect.signature(type(self).__init__).parameters
-        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        return {"name": self.name, **keras.saving.serialize_keras_object(values)}
+        return {"name": self.name, **keras.saving.serialize_keras_object(arguments_of(self))}
 
     @classmethod
     def from_config(cls, config: dict) -> Any:

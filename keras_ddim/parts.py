@@ -20,8 +20,7 @@ class Part:
 
     def get_config(self) -> dict:
         """The constructor's arguments, by default the attributes of their names."""
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return arguments_of(self)
 
     @classmethod
     def from_config(cls, config: dict) -> Any:
@@ -30,6 +29,13 @@ class Part:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def arguments_of(part: Any) -> dict[str, Any]:
+    """The arguments of its constructor that `part` keeps as attributes of the same names."""
+    # Not those of the class: of a layer of Keras, they are `*args, **kwargs`.
+    names = inspect.signature(type(part).__init__).parameters
+    return {name: getattr(part, name) for name in names if hasattr(part, name)}
 
 
 def get_part(argument: str, identifier: Any, kind: type, names: dict, default: Any) -> Any:

@@ -111,15 +111,17 @@ def make_encoder(args: argparse.Namespace, data_options: dict[str, Any]) -> Any:
     """The encoder that `--encoder` names, trained if need be."""
     if args.encoder == "inception_v3":
         return encoders.InceptionV3(args.encoder_size, args.encoder_weights)
-    path = pathlib.Path(args.encoder)
-    if args.encoder == "classifier":
-        path = pathlib.Path(args.output) / "classifier.keras"
-        kept = encoders.load_classifier(path) if path.exists() else None
-        wanted = run_folder.data_name(args.data), *data_options["image_size"]
-        if kept is None or (kept.data, *kept.image_shape[:2]) != wanted:
-            return train_classifier(args.data, data_options, path)
+    is_own = args.encoder == "classifier"
+    path = pathlib.Path(args.output, "classifier.keras") if is_own else pathlib.Path(args.encoder)
+    if is_own and not path.exists():
+        return train_classifier(args.data, data_options, path)
+    encoder = encoders.load_classifier(path)
+    image_shape = *data_options["image_size"], data_options["channels"]
+    wanted = run_folder.data_name(args.data), image_shape
+    if is_own and (encoder.data, encoder.image_shape) != wanted:
+        return train_classifier(args.data, data_options, path)
     print(f"Comparing by the features of {path}")
-    return encoders.get(str(path))
+    return encoder
 
 
 def train_classifier(name: str, data_options: dict[str, Any], path: pathlib.Path) -> Any:

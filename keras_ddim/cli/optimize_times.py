@@ -1,9 +1,9 @@
 """Finds the best lists of diffusion times for a trained model, and keeps them in its file.
 
 Compares with the images that the same model makes of the same noise with many more evaluations,
-guided as `generate` guides them.
-Prints a table of root-mean-square differences, on noise that no list was chosen by, and draws the
-lists beside those made by hand. The file is written after each list: Ctrl-C keeps what there is.
+guided as `generate` guides them. Prints a table of root-mean-square differences, on noise that no
+list was chosen by, and draws the lists beside those made by hand. The file is written after each
+list: Ctrl-C keeps what there is.
 
 examples:
   keras-ddim optimize-times keras-ddim-output/model.keras --num-times 3 4 5 8
@@ -49,8 +49,8 @@ def run(line: options.CommandLine) -> None:
     model = load_model(args.model)
     names = "num_images", "batch_size", "teacher_times", "seed", "guidance_scale"
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    given = {"verbose": 1, **options.guidance_of(model), **given}
-    optimizer = optimal_times.Optimizer(model, args.sampler, **given)
+    given = {**options.guidance_of(model), **given}
+    optimizer = optimal_times.Optimizer(model, args.sampler, verbose=1, **given)
     lists: dict[str, np.ndarray] = {}
     rows = []
     for num_times in args.num_times:
