@@ -45,7 +45,7 @@ MISTAKES = [
     ("generate flowers --times=", "--times: must be"),
     ("generate flowers --times 0.2,0.5 --sampler unipc", "--times must decrease strictly with"),
     (
-        "generate flowers --times best:5",
+        "generate flowers --times best:6",
         "--times must be a number of times, a list of them",
     ),
     ("generate flowers --seed -1", "--seed: must be an integer of at least 0"),
