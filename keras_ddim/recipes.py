@@ -29,15 +29,16 @@ def recipe(
     block_depth: int = 1,
     class_names: Sequence[str] | None = None,
     learning_rate: float = LEARNING_RATE,
+    preconditioning: Any = None,
     seed: int | None = None,
     **kwargs: Any,
 ) -> DiffusionModel:
     """A compiled `DiffusionModel` by the recipe that won the comparison of many.
 
-    It is what `keras-ddim train` trains: a `ModulatedUNet` that predicts what the best linear
-    denoiser leaves over of velocities, a cosine schedule down to a noise rate of 0.1, the squared
-    error, Adam with clipped gradients and the `learning_rate_schedule`, and an average of the
-    weights over the last tenth of the run. With batches of 16 it makes far better pictures in the
+    It is what `keras-ddim train` trains: a `ModulatedUNet` that predicts velocities, a cosine
+    schedule down to a noise rate of 0.1, the squared error, Adam with clipped gradients and the
+    `learning_rate_schedule`, and an average of the weights over the last tenth of the run. With
+    batches of 16 it makes far better pictures in the
     same time than `DiffusionModel(image_shape)`, which is the published example; start from that
     one where results are to compare with the example's.
 
@@ -50,6 +51,7 @@ def recipe(
         block_depth: Residual blocks of each level and direction. Defaults to 1.
         class_names: Names of the classes, for a model with labels. Defaults to None.
         learning_rate: The highest of the run. Defaults to 2e-3.
+        preconditioning: As in `DiffusionModel`. Defaults to None.
         seed: Integer that makes initial weights, training and generation reproducible.
         **kwargs: Further arguments of `DiffusionModel`, which may replace those of the recipe.
 
@@ -70,7 +72,7 @@ def recipe(
             widths,
             block_depth,
             num_classes,
-            images_seen=SpectralPreconditioning.images_seen,
+            images_seen=1 if preconditioning is None else SpectralPreconditioning.images_seen,
             seed=seed,
             dtype=kwargs.get("dtype"),
         )
@@ -79,7 +81,7 @@ def recipe(
         "schedule": CosineSchedule(0.02, 0.995),
         "ema": 1.0,
         "prediction_type": "velocity",
-        "preconditioning": "spectral",
+        "preconditioning": preconditioning,
         **kwargs,
     }
     model = DiffusionModel(image_shape, seed=seed, **arguments)

@@ -98,7 +98,7 @@ def test_its_pictures_have_their_sizes(trained):
 
 def test_the_model_is_the_one_described(trained):
     model = keras.saving.load_model(trained / "model.keras")
-    network = keras_ddim.ModulatedUNet((8, 8, 3), widths=(8,), block_depth=1, images_seen=2)
+    network = keras_ddim.ModulatedUNet((8, 8, 3), widths=(8,), block_depth=1)
     assert model.image_shape == (8, 8, 3)
     assert model.network.count_params() == network.count_params()
     assert model.ema == 1

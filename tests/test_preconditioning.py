@@ -135,7 +135,7 @@ def test_it_changes_nothing_before_it_is_adapted():
 
 @pytest.mark.core
 def test_model_adapts_trains_saves_and_generates_with_it(images, tmp_path):
-    model = keras_ddim.recipe((8, 8, 3), 20, widths=(8,), seed=0)
+    model = keras_ddim.recipe((8, 8, 3), 20, widths=(8,), preconditioning="spectral", seed=0)
     assert isinstance(model.preconditioning, SpectralPreconditioning)
     model.fit(images, batch_size=8, epochs=2, verbose=0)
     assert not np.allclose(numpy(model.preconditioning.variances), 1)

@@ -14,7 +14,7 @@ from keras_ddim import DiffusionModel, presets
 @pytest.fixture(scope="module")
 def trained():
     """By the recipe, so that there are statistics of the data beside the weights."""
-    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 8), seed=0)
+    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 8), preconditioning="spectral", seed=0)
     model.run_eagerly = True
     model.fit(keras_ddim.draw_flowers(80, 8, seed=0), batch_size=16, epochs=2, verbose=0)
     return model

@@ -109,7 +109,8 @@ def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
 @pytest.mark.usefixtures("eagerly")
 def test_fine_tuning_on_other_classes(trained_model):
     names = ["daisy", "poppy", "tulip"]
-    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 16), class_names=names, seed=0)
+    options = {"class_names": names, "preconditioning": "spectral", "seed": 0}
+    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 16), **options)
     rng = np.random.default_rng(0)
     for weight in model.ema_network.trainable_variables:
         weight.assign(weight + 0.1 * rng.standard_normal(weight.shape))

@@ -51,7 +51,9 @@ OF_THE_DATA = (
     "batch_size labels channels validation_split fit repetitions flip seed num_images data_dir"
 )
 # What a trained model cannot change any more.
-OF_THE_MODEL = "image_size labels channels widths block_depth ema prediction_type dtype_policy"
+OF_THE_MODEL = (
+    "image_size labels channels widths block_depth ema prediction_type preconditioning dtype_policy"
+)
 
 
 def add_options(parser: options.Parser) -> None:
@@ -77,6 +79,8 @@ def add_options(parser: options.Parser) -> None:
     add("--ema", 1.0, "largest decay of the averaged weights", type=options.between(0, 1))
     types = noise_levels.PREDICTION_TYPES
     add("--prediction-type", "velocity", "what the network predicts", choices=types)
+    known = "what the network need not learn"
+    add("--preconditioning", "none", known, choices=("none", "spectral"))
     policies = "float32", "mixed_float16", "mixed_bfloat16"
     add("--dtype-policy", "float32", "precision; mixed ones are faster on GPUs", choices=policies)
 
@@ -223,6 +227,7 @@ def new_model(
         seed=args.seed,
         ema=args.ema,
         prediction_type=args.prediction_type,
+        preconditioning=None if args.preconditioning == "none" else args.preconditioning,
         dtype=args.dtype_policy,
     )
 

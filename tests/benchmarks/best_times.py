@@ -5,17 +5,19 @@
 For each solver and number of evaluations: the root-mean-square difference of images from the
 teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
 features of a small classifier; means and largest deviations from them over the seeds, with which
-the lists are found and the noise is drawn. Then the same difference for each solver along the lists
+the lists are found and the noise is drawn. "gradient, features" compares with the teacher's images
+by the features of another classifier instead of by pixels. Then the same difference for each solver along the lists
 of as many times that were found for the others. Heun takes as many times as cost no more. Writes
 `results.json` and `table.md` after each cell.
 """
 
 import argparse
+import functools
 import pathlib
 import time
 
 import numpy as np
-from solvers import make_distance, most_times
+from solvers import SEED, load_and_train_encoder, make_distance, most_times
 
 import keras_ddim
 from keras_ddim import DDIM, DPMSolverPP, Heun, UniPC, evaluation, optimal_times
@@ -111,19 +113,25 @@ def main():
         **evaluation.environment(),
     }
 
+    *_, other_encoder = load_and_train_encoder(model.image_shape, args, seed=SEED + 1)
+
+    @functools.cache
     def distance_of(times, sampler, seed):
+        times = np.array(times) if isinstance(times, tuple) else times
         images = model.generate(args.num_images, times, sampler=sampler, seed=seed, verbose=0)
         return float(distance(images))
 
-    def run(seed, evaluations, optimizers, found):
+    def run(seed, evaluations, optimizers, by_features, found):
         for solver, optimizer in optimizers.items():
             num_times = most_times(optimizer.sampler, evaluations)
             candidates = optimizer.hand_made(num_times)
-            for method in optimal_times.METHODS:
-                start = time.monotonic()
-                candidates[method] = optimizer.find(num_times, method)
-                seconds = round(time.monotonic() - start, 1)
-                print(f"{solver}, {evaluations} evaluations, {method}: {seconds} s", flush=True)
+            searches = {method: (optimizer, method) for method in optimal_times.METHODS}
+            searches["gradient, features"] = by_features[solver], "gradient"
+            for label, (searching, method) in searches.items():
+                start = time.process_time()
+                candidates[label] = searching.find(num_times, method)
+                seconds = round(time.process_time() - start, 1)
+                print(f"{solver}, {evaluations} evaluations, {label}: {seconds} s", flush=True)
             found[solver] = candidates["gradient"]
             for label, times in candidates.items():
                 results["cells"].append(
@@ -134,7 +142,7 @@ def main():
                         "list": label,
                         "times": times.tolist(),
                         "difference": optimizer.distance(times),
-                        "frechet_distance": distance_of(times, optimizer.sampler, seed),
+                        "frechet_distance": distance_of(tuple(times), optimizer.sampler, seed),
                     }
                 )
             evaluation.write_results(pathlib.Path(args.output), results, table(results))
@@ -143,13 +151,16 @@ def main():
         long = distance_of(LONG_EVALUATIONS, "ddim", seed)
         results["long"].append({"seed": seed, "frechet_distance": long})
         options = {"num_images": args.compared_images, "seed": seed, "verbose": 0}
-        optimizers = {
-            solver: optimal_times.Optimizer(model, SOLVERS[solver], **options)
-            for solver in args.solvers
-        }
+        optimizers, by_features = (
+            {
+                solver: optimal_times.Optimizer(model, SOLVERS[solver], encoder=encoder, **options)
+                for solver in args.solvers
+            }
+            for encoder in (None, other_encoder)
+        )
         for evaluations in args.evaluations:
             found = {}
-            run(seed, evaluations, optimizers, found)
+            run(seed, evaluations, optimizers, by_features, found)
             results["travels"] += [
                 {
                     "seed": seed,

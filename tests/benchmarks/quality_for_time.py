@@ -97,9 +97,9 @@ RECIPES = {
     "recipe, absolute error": (changed("mean_absolute_error"), 16),
     "recipe, predicting noise": (changed(prediction_type="noise"), 16),
     "recipe, no labels": (changed(labels=False), 16),
-    "recipe, no preconditioning": (changed(network=ModulatedUNet, preconditioning=None), 16),
-    "recipe, no preconditioning, no labels": (
-        changed(network=ModulatedUNet, preconditioning=None, labels=False),
+    "recipe, spectral preconditioning": (changed(preconditioning="spectral"), 16),
+    "recipe, spectral preconditioning, no labels": (
+        changed(preconditioning="spectral", labels=False),
         16,
     ),
     "recipe, schedule of the example": (changed(schedule="cosine"), 16),
@@ -118,11 +118,11 @@ RECIPES = {
         16,
     ),
     "recipe, published network": (
-        changed(network=functools.partial(keras_ddim.ResidualUNet, images_seen=2)),
+        changed(network=keras_ddim.ResidualUNet),
         16,
     ),
     "recipe, higher frequencies": (
-        changed(network=functools.partial(ModulatedUNet, images_seen=2, max_frequency=1000.0)),
+        changed(network=functools.partial(ModulatedUNet, max_frequency=1000.0)),
         16,
     ),
 }

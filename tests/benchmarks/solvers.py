@@ -59,7 +59,7 @@ MEASURES = {
 SEED = 0
 
 
-def load_and_train_encoder(image_shape, args):
+def load_and_train_encoder(image_shape, args, seed=SEED):
     """Labelled images for training and held out, and a small classifier of them."""
     parts = keras_ddim.load_images(
         args.data,
@@ -70,7 +70,7 @@ def load_and_train_encoder(image_shape, args):
         seed=SEED,
         data_dir=args.data_dir,
     )
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(seed)
     return *parts, encoders.train_classifier(*parts, verbose=0)
 
 
