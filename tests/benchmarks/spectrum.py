@@ -49,7 +49,9 @@ def main():
     size = trained.image_shape[0]
     flowers, families = keras_ddim.draw_flowers(4000, size, seed=1, return_labels=True)
     images, labels = flowers[list(FLOWERS)], families[list(FLOWERS)]
-    untrained = keras_ddim.recipe(trained.image_shape, num_steps=1, seed=0)
+    untrained = keras_ddim.recipe(
+        trained.image_shape, num_steps=1, preconditioning="spectral", seed=0
+    )
     untrained.adapt(flowers)
     noises = np.random.default_rng(0).standard_normal(images.shape).astype("float32")
     noisy, linear = np.moveaxis(denoised(untrained, images, noises), 1, 0)
