@@ -220,6 +220,11 @@ def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
             "`images` must be at least one image, (images, height, width, channels). "
             f"Received: images of shape {images.shape}"
         )
+    if isinstance(encoder, Classifier) and tuple(encoder.image_shape) != images.shape[1:]:
+        raise ValueError(
+            f"`images` must be of the shape {encoder.image_shape} of the classifier's. "
+            f"Received: images of shape {images.shape}"
+        )
     checks.check_choice("verbose", verbose, (0, 1))
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=verbose)
     features = []

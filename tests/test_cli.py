@@ -701,5 +701,22 @@ def test_interrupted_best_times_are_written(run, capsys, monkeypatch):
     assert len(keras.saving.load_model("model.keras").kept_times("best:2")) == 2
 
 
+@pytest.mark.usefixtures("eagerly")
+def test_best_times_by_features(run, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    keras.utils.set_random_seed(0)
+    encoders.Classifier((8, 8, 3)).save("classifier.keras")
+    few = ["--num-times", "2", "--num-images", "4", "--teacher-times", "8"]
+    compared = []
+    encode = encoders.encode
+    monkeypatch.setattr(encoders, "encode", lambda *args: compared.append(args[0]) or encode(*args))
+    arguments = ["optimize-times", "model.keras", *few, "--encoder", "classifier.keras"]
+    assert cli.main(arguments) == 0
+    assert {type(encoder) for encoder in compared} == {encoders.Classifier}
+    encoders.Classifier((4, 4, 3)).save("classifier.keras")
+    message = error_of(capsys, cli.main(arguments))
+    assert "must be of the shape (4, 4, 3) of the classifier's" in message
+
+
 def test_presets_stay_as_they_are(capsys):
     assert "--output" in error_of(capsys, cli.main(["optimize-times", "flowers"]))

@@ -96,6 +96,7 @@ MISTAKES = [
     ("train --from-preset flowers --widths 8", "--widths is that of the model with --from-preset"),
     ("train --resume --overwrite", "--resume and --overwrite exclude each other"),
     ("train --resume", "model.keras"),
+    ("optimize-times mine.keras --encoder a.png", "--encoder: must be the .keras file of a"),
     ("optimize-times flowers", "--output must name another file"),
     # evaluation, which would train a classifier first
     ("evaluate mine.keras", "mine.keras does not say what it was trained on; give its --data"),

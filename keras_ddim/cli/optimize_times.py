@@ -8,6 +8,7 @@ list: Ctrl-C keeps what there is.
 examples:
   keras-ddim optimize-times keras-ddim-output/model.keras --num-times 3 4 5 8
   keras-ddim optimize-times flowers --sampler ddim --num-times 4 --output my-flowers.keras
+  keras-ddim optimize-times photos/ --encoder evaluation/classifier.keras
   keras-ddim generate my-flowers.keras --sampler ddim --times best:4
 """
 
@@ -27,6 +28,8 @@ def add_options(parser: options.Parser) -> None:
     add("--num-times", (3, 4, 5, 8), "a list each", type=options.count, nargs="+")
     how = "how they are found: by the loss, over paths, or by trying"
     add("--method", "gradient", how, choices=optimal_times.METHODS)
+    compared = "compare features rather than pixels: the classifier.keras that `evaluate` leaves"
+    add("--encoder", None, compared, type=options.classifier)
     add("--num-images", 64, "images compared", type=options.count)
     add("--batch-size", 64, "images generated together", type=options.count)
     add("--teacher-times", 40, "evaluations of the images compared with", type=options.count)
@@ -47,7 +50,7 @@ def run(line: options.CommandLine) -> None:
         raise ValueError(f"{args.model} is a preset: --output must name another file")
     output = args.output or args.model
     model = load_model(args.model)
-    names = "num_images", "batch_size", "teacher_times", "seed", "guidance_scale"
+    names = "encoder", "num_images", "batch_size", "teacher_times", "seed", "guidance_scale"
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     given = {**options.guidance_of(model), **given}
     optimizer = optimal_times.Optimizer(model, args.sampler, verbose=1, **given)

@@ -384,13 +384,21 @@ def _writable(text: str) -> str:
 
 def encoder(text: str) -> str:
     """What evaluation compares features of: see `evaluate`."""
-    if text in ("classifier", "inception_v3"):
-        return text
-    if text.endswith(".keras") and os.path.isfile(text):
+    if text in ("classifier", "inception_v3") or _is_classifier(text):
         return text
     wrong = "must be classifier, inception_v3, or the .keras file of a classifier"
     meant = did_you_mean(text, ("classifier", "inception_v3"))
     raise Wrong(f"{wrong}. Received: {text!r}{meant}")
+
+
+def classifier(text: str) -> str:
+    if not _is_classifier(text):
+        raise Wrong(f"must be the .keras file of a classifier. Received: {text!r}")
+    return text
+
+
+def _is_classifier(text: str) -> bool:
+    return text.endswith(".keras") and os.path.isfile(text)
 
 
 def weights(text: str) -> str:
