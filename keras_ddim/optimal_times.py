@@ -362,8 +362,8 @@ def optimize_times(
             (1.0, None).
             `images`: images for "entropic", such as those of validation, (num_images, height,
             width, channels). Defaults to None: the teacher's.
-            `encoder`: features to compare by, see `keras_ddim.encoders.get`. Defaults to None:
-            pixels.
+            `encoder`: features to compare by, see `keras_ddim.encoders.get`; with those of a
+            classifier, images are often nearer to real ones. Defaults to None: pixels.
             `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
             labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform
