@@ -8,7 +8,7 @@ list: Ctrl-C keeps what there is.
 examples:
   keras-ddim optimize-times keras-ddim-output/model.keras --num-times 3 4 5 8
   keras-ddim optimize-times flowers --sampler ddim --num-times 4 --output my-flowers.keras
-  keras-ddim optimize-times photos/ --encoder evaluation/classifier.keras
+  keras-ddim optimize-times photos-model/model.keras --encoder evaluation/classifier.keras
   keras-ddim generate my-flowers.keras --sampler ddim --times best:4
 """
 
