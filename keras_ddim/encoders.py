@@ -220,7 +220,7 @@ def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
             "`images` must be at least one image, (images, height, width, channels). "
             f"Received: images of shape {images.shape}"
         )
-    if isinstance(encoder, Classifier) and tuple(encoder.image_shape) != images.shape[1:]:
+    if isinstance(encoder, Classifier) and encoder.image_shape != images.shape[1:]:
         raise ValueError(
             f"`images` must be of the shape {encoder.image_shape} of the classifier's. "
             f"Received: images of shape {images.shape}"

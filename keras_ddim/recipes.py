@@ -38,9 +38,9 @@ def recipe(
     It is what `keras-ddim train` trains: a `ModulatedUNet` that predicts velocities, a cosine
     schedule down to a noise rate of 0.1, the squared error, Adam with clipped gradients and the
     `learning_rate_schedule`, and an average of the weights over the last tenth of the run. With
-    batches of 16 it makes far better pictures in the
-    same time than `DiffusionModel(image_shape)`, which is the published example; start from that
-    one where results are to compare with the example's.
+    batches of 16 it makes far better pictures in the same time than `DiffusionModel(image_shape)`,
+    which is the published example; start from that one where results are to compare with the
+    example's.
 
     Args:
         image_shape: (height, width, channels) of the images.

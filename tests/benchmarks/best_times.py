@@ -117,7 +117,6 @@ def main():
 
     @functools.cache
     def distance_of(times, sampler, seed):
-        times = np.array(times) if isinstance(times, tuple) else times
         images = model.generate(args.num_images, times, sampler=sampler, seed=seed, verbose=0)
         return float(distance(images))
 
