@@ -42,12 +42,11 @@ ENTROPY_LEVELS = 33
 FLOOR = 0.01
 SAME_LEVEL = 1e-5
 SAME_TIME = 1e-9
-# Of the descent: lists to begin from, iterations for each, what of the cost an iteration must save
-# to be followed by another; in logarithms of gaps, the shift that derivatives are differences over
-# and the longest step.
-NUM_DESCENTS, MOST_ITERATIONS, LEAST_GAIN = 2, 15, 2e-3
+# Of a descent: iterations, what of the cost an iteration must save to be followed by another; in
+# logarithms of gaps, the shift that derivatives are differences over and the longest step.
+MOST_ITERATIONS, LEAST_GAIN = 15, 2e-3
 DIFFERENCE, LONGEST_STEP, MOST_DAMPING = 0.02, 1.0, 100.0
-MOST_CANDIDATES = {"entropic": 4, "path": 4, "gradient": 5 + NUM_DESCENTS * MOST_ITERATIONS}
+MOST_CANDIDATES = {"entropic": 4, "path": 4, "gradient": 5 * (1 + MOST_ITERATIONS)}
 
 
 class Optimizer:
@@ -220,8 +219,9 @@ class Optimizer:
                 starts.append(find(num_times))
                 yield starts[-1]
         if method == "gradient":
-            starts.sort(key=lambda times: self.distance(times, TRAINING))
-            for times in starts[:NUM_DESCENTS]:
+            # From all of them: by features, the best one to begin from is rarely where the best
+            # descent began.
+            for times in starts:
                 yield from self._descend(times)
 
     def _descend(self, diffusion_times: np.ndarray) -> Iterator[np.ndarray]:
@@ -343,10 +343,10 @@ def optimize_times(
       single steps between them, of DDIM, add up to the least. It needs no evaluations but the
       teacher's.
     - "gradient": the distance to the teacher's images itself made small, by Levenberg and
-      Marquardt's method for least squares, from the best two of all lists above and of those made
-      by hand. Unknown are the gaps in log-SNR, positive, and few: derivatives are differences of
-      `num_times` lists followed, which needs no more memory than generating, and is exact about
-      whatever the sampler does.
+      Marquardt's method for least squares, from each of the lists above and of those made by hand.
+      Unknown are the gaps in log-SNR, positive, and few: derivatives are differences of `num_times`
+      lists followed, which needs no more memory than generating, and is exact about whatever the
+      sampler does.
 
     Whatever the method, the result is the best, on noise of validation, of all lists that it
     came across, and the uniform, uniform log-SNR and Karras lists. Ctrl-C ends the search, with a
