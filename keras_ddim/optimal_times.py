@@ -81,7 +81,8 @@ class Optimizer:
                 f"same noise. Received: sampler={self.sampler}"
             )
         self.ends = check_ends(ends)
-        self.num_images = checks.check_count("num_images", num_images)
+        least = 1 if encoder is None else 2
+        self.num_images = checks.check_count("num_images", num_images, least=least)
         self.images = images
         if images is not None:
             self.images = model.normalize("images", images[: self.num_images])
@@ -159,16 +160,31 @@ class Optimizer:
         """What images along a list differ by from the teacher's, an array of any shape."""
         if noises not in self.teacher_images:
             images = self.follow(self.teacher_times, noises, TEACHER)
-            self.teacher_images[noises] = self._features(images)
+            self.teacher_images[noises] = self._compared(images)
         images = self.follow(diffusion_times, noises)
-        return self._features(images) - self.teacher_images[noises]
+        return self._compared(images) - self.teacher_images[noises]
 
-    def _features(self, images: np.ndarray) -> np.ndarray:
+    def _compared(self, images: np.ndarray) -> np.ndarray:
+        """Pixels; with an encoder, the mean of the features and the root of their covariance.
+
+        Squares of what these differ by add up to the Fréchet distance of two sets of images, or to
+        more where covariances do not commute.
+        """
         pixels = self.model.denormalize(images)
-        return pixels if self.encoder is None else encoders.encode(self.encoder, pixels)
+        if self.encoder is None:
+            return pixels
+        features = encoders.encode(self.encoder, pixels)
+        mean = features.mean(axis=0)
+        _, scales, axes = np.linalg.svd((features - mean) / np.sqrt(len(features) - 1), False)
+        moments = np.vstack([mean, axes.T * scales @ axes])
+        # For the mean of squares, which is taken of pixels, to be their sum.
+        return moments * np.sqrt(moments.size)
 
     def distance(self, diffusion_times: Any, noises: int = TEST) -> float:
-        """Root-mean-square difference from the teacher's images, by default of test noise."""
+        """Root-mean-square difference from the teacher's images, by default of test noise.
+
+        With an encoder, at least the root of the Fréchet distance from them.
+        """
         return _distance(self.residuals(diffusion_times, noises), np.zeros(1))
 
     def hand_made(self, num_times: int) -> dict[str, np.ndarray]:
@@ -362,8 +378,9 @@ def optimize_times(
             (1.0, None).
             `images`: images for "entropic", such as those of validation, (num_images, height,
             width, channels). Defaults to None: the teacher's.
-            `encoder`: features to compare by, see `keras_ddim.encoders.get`; with those of a
-            classifier, images are often nearer to real ones. Defaults to None: pixels.
+            `encoder`: compare sets of images by their features' means and covariances, as the
+            Fréchet distance does, see `keras_ddim.encoders.get`; images are then nearer to real
+            ones. Defaults to None: each image with the teacher's, by pixels.
             `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
             labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform
@@ -388,7 +405,8 @@ class Explanation(NamedTuple):
     Attributes:
         diffusion_times: The list (steps,).
         errors: What each interval, the last of which leads to time 0, adds to the difference of
-            the images from the exact flow's: root-mean-square, in pixel values, (steps,).
+            the images from the exact flow's: root-mean-square, in pixel values (with an encoder,
+            about roots of Fréchet distances), (steps,).
         distance: The difference that the whole list leads to, at most the sum of `errors`.
         added_times: A time amid each interval, in log-SNR, (steps,).
         added_distances: `distance` with that time in the list, (steps,).
@@ -446,8 +464,8 @@ def explain_times(
         rest = optimizer.teacher_levels[optimizer.teacher_levels > level + SAME_LEVEL]
         rest = optimizer._times(np.append(level, rest))
         exact = optimizer.follow(rest, TEST, TEACHER, initial_noise=noisy_images)
-        ways.append(optimizer._features(exact))
-    ways.append(optimizer._features(images))
+        ways.append(optimizer._compared(exact))
+    ways.append(optimizer._compared(images))
     ends = np.append(levels[1:], optimizer.start + optimizer.span)
     added_times = optimizer._times((levels + ends) / 2)
     # Behind a list that ends at time 0, no time can be added.

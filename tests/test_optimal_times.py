@@ -11,7 +11,9 @@ import pytest
 import keras_ddim
 from keras_ddim import (
     GaussianDenoiser,
+    encoders,
     explain_times,
+    metrics,
     optimal_times,
     optimize_times,
     planning,
@@ -160,6 +162,31 @@ def test_steps_over_the_path_cost_what_the_sampler_would_miss(gaussian_model):
     np.testing.assert_allclose(costs[0, 20], np.sqrt(np.mean(difference**2)), rtol=1e-3)
 
 
+@pytest.mark.parametrize("num_features", [1, 6])
+def test_with_an_encoder_sets_of_images_are_compared(gaussian_model, num_features):
+    """Their distance is the root of Fréchet's, or up to √2 of it where axes differ."""
+
+    def encoder(images):
+        return keras.ops.reshape(images, (len(images), -1))[:, :num_features]
+
+    options = {"encoder": encoder, "num_images": 24, "verbose": 0}
+    optimizer = optimal_times.Optimizer(gaussian_model, "ddim", **options)
+    times = [1.0, 0.8, 0.4]
+    features = [
+        encoders.encode(encoder, gaussian_model.denormalize(optimizer.follow(*asked)))
+        for asked in [
+            (times, optimal_times.TEST),
+            (optimizer.teacher_times, optimal_times.TEST, optimal_times.TEACHER),
+        ]
+    ]
+    frechet = np.sqrt(metrics.frechet_distance(*features))
+    most = np.sqrt(2) if num_features > 1 else 1.0
+    assert frechet > 0.001
+    assert 0.999 * frechet <= optimizer.distance(times) <= 1.001 * most * frechet
+    found = optimizer.find(3)
+    assert optimizer.distance(found) < 0.7 * optimizer.distance(optimizer.hand_made(3)["uniform"])
+
+
 def test_an_interrupted_search_has_the_best_list_so_far(gaussian_model, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -196,6 +223,7 @@ def test_schedules_that_end_without_signal(gaussian_model):
         ({"ends": (1.0, 0.0), "num_times": 1}, "`num_times` must be from 2"),
         ({"model": None}, "`model` must be a `keras_ddim.DiffusionModel`"),
         ({"teacher_times": 1}, "`teacher_times` must be"),
+        ({"num_images": 1, "encoder": np.asarray}, "`num_images` must be an integer of at least 2"),
     ],
 )
 def test_bad_input_is_one_sentence(gaussian_model, arguments, message):

@@ -1,9 +1,9 @@
 """Finds the best lists of diffusion times for a trained model, and keeps them in its file.
 
 Compares with the images that the same model makes of the same noise with many more evaluations,
-guided as `generate` guides them. Prints a table of root-mean-square differences, on noise that no
-list was chosen by, and draws the lists beside those made by hand. The file is written after each
-list: Ctrl-C keeps what there is.
+guided as `generate` guides them. Prints a table of root-mean-square differences (with --encoder, at
+least the roots of Fréchet distances), on noise that no list was chosen by, and draws the lists
+beside those made by hand. The file is written after each list: Ctrl-C keeps what there is.
 
 examples:
   keras-ddim optimize-times keras-ddim-output/model.keras --num-times 3 4 5 8
@@ -28,7 +28,7 @@ def add_options(parser: options.Parser) -> None:
     add("--num-times", (3, 4, 5, 8), "a list each", type=options.count, nargs="+")
     how = "how they are found: by the loss, over paths, or by trying"
     add("--method", "gradient", how, choices=optimal_times.METHODS)
-    compared = "compare features rather than pixels: the classifier.keras that `evaluate` leaves"
+    compared = "compare sets of images by its features: the classifier.keras that `evaluate` leaves"
     add("--encoder", None, compared, type=options.classifier)
     add("--num-images", 64, "images compared", type=options.count)
     add("--batch-size", 64, "images generated together", type=options.count)

@@ -5,10 +5,10 @@
 For each solver and number of evaluations: the root-mean-square difference of images from the
 teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
 features of a small classifier; means and largest deviations from them over the seeds, with which
-the lists are found and the noise is drawn. "gradient, features" compares with the teacher's images
-by the features of another classifier instead of by pixels. Then the same difference for each solver
-along the lists of as many times that were found for the others. Heun takes as many times as cost no
-more. Writes `results.json` and `table.md` after each cell.
+the lists are found and the noise is drawn. "gradient, features" compares sets of images with the
+teacher's by the features of another classifier, instead of pixels. Then the same difference for
+each solver along the lists of as many times that were found for the others. Heun takes as many
+times as cost no more. Writes `results.json` and `table.md` after each cell.
 """
 
 import argparse
