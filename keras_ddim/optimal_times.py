@@ -367,7 +367,8 @@ def optimize_times(
     Whatever the method, the result is the best, on noise of validation, of all lists that it
     came across, and the uniform, uniform log-SNR and Karras lists. Ctrl-C ends the search, with a
     warning, and the best list so far. Kept are, in bytes, about `4 * (num_times + 4)` for each
-    value of `num_images` images, and of 16 images `8 * teacher_times` for the paths.
+    value of `num_images` images (with an encoder of n features, twice that for each of n² + n), and
+    of 16 images `8 * teacher_times` for the paths.
 
     Args:
         model: A trained `keras_ddim.DiffusionModel`.
