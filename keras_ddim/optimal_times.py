@@ -381,7 +381,8 @@ def optimize_times(
             width, channels). Defaults to None: the teacher's.
             `encoder`: compare sets of images by their features' means and covariances, as the
             Fréchet distance does, see `keras_ddim.encoders.get`; images are then nearer to real
-            ones. Defaults to None: each image with the teacher's, by pixels.
+            ones if the teacher's are near. Defaults to None: each image with the teacher's, by
+            pixels.
             `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
             labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform
