@@ -387,8 +387,8 @@ def optimize_times(
             labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform
             in log-SNR. Defaults to 40.
-            `num_images`: how many images are compared, and again for validation. Defaults to 64;
-            with an encoder, 16 are too few.
+            `num_images`: how many images are compared, and again for validation; with an encoder,
+            best no fewer than it has features. Defaults to 64.
             `seed`: integer. Defaults to 0.
 
     Returns:
