@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_ddim import checks, encoders, sampling
+from keras_ddim import checks, encoders, metrics, sampling
 from keras_ddim import samplers as samplers_by_name
 from keras_ddim import times as lists
 from keras_ddim.guidance import check_guidance
@@ -173,12 +173,11 @@ class Optimizer:
         pixels = self.model.denormalize(images)
         if self.encoder is None:
             return pixels
-        features = encoders.encode(self.encoder, pixels)
-        mean = features.mean(axis=0)
-        _, scales, axes = np.linalg.svd((features - mean) / np.sqrt(len(features) - 1), False)
-        moments = np.vstack([mean, axes.T * scales @ axes])
+        moments = metrics.Moments(encoders.encode(self.encoder, pixels))
+        _, scales, axes = np.linalg.svd(moments.root, full_matrices=False)
+        compared = np.vstack([moments.mean, axes.T * scales @ axes])
         # For the mean of squares, which is taken of pixels, to be their sum.
-        return moments * np.sqrt(moments.size)
+        return compared * np.sqrt(compared.size)
 
     def distance(self, diffusion_times: Any, noises: int = TEST) -> float:
         """Root-mean-square difference from the teacher's images, by default of test noise.
@@ -235,8 +234,7 @@ class Optimizer:
                 starts.append(find(num_times))
                 yield starts[-1]
         if method == "gradient":
-            # From all of them: by features, the best one to begin from is rarely where the best
-            # descent began.
+            # From all: by features, the nearest one is often not where the best descent begins.
             for times in starts:
                 yield from self._descend(times)
 
