@@ -73,13 +73,15 @@ def table(results):
         cells = [text(row[n], 4) if n in row else "" for n in numbers]
         lines.append(f"| {' | '.join([*labels, *cells])} |")
     settings = results["settings"]
-    long = [result["frechet_distance"] for result in results["long"]]
+    ddim, teacher = (
+        text([result[name] for result in results["long"]], 2) for name in ("ddim", "teacher")
+    )
     lines.append(
         f"\nOf {settings['num_images']} generated images for the distance, to {results['real']}; "
         f"that of as many real images of training is {results['distance_of_real_images']:.2f}, "
-        f"that of DDIM at {LONG_EVALUATIONS} uniform times {text(long, 2)}. Differences are those "
-        f"of {settings['compared_images']} images, with pixels in [0, 1]; ± is the largest "
-        f"deviation from the mean of {len(settings['seeds'])} seeds."
+        f"that of DDIM at {LONG_EVALUATIONS} uniform times {ddim}, of the teacher {teacher}. "
+        f"Differences are those of {settings['compared_images']} images, with pixels in [0, 1]; ± "
+        f"is the largest deviation from the mean of {len(settings['seeds'])} seeds."
     )
     return "\n".join(lines) + "\n"
 
@@ -147,8 +149,6 @@ def main():
             evaluation.write_results(pathlib.Path(args.output), results, table(results))
 
     for seed in args.seeds:
-        long = distance_of(LONG_EVALUATIONS, "ddim", seed)
-        results["long"].append({"seed": seed, "frechet_distance": long})
         options = {"num_images": args.compared_images, "seed": seed, "verbose": 0}
         optimizers, by_features = (
             {
@@ -157,6 +157,12 @@ def main():
             }
             for encoder in (None, other_encoder)
         )
+        teacher_times = next(iter(optimizers.values())).teacher_times
+        long = {
+            "ddim": distance_of(LONG_EVALUATIONS, "ddim", seed),
+            "teacher": distance_of(tuple(teacher_times), optimal_times.TEACHER, seed),
+        }
+        results["long"].append({"seed": seed, **long})
         for evaluations in args.evaluations:
             found = {}
             run(seed, evaluations, optimizers, by_features, found)
