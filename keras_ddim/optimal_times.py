@@ -213,9 +213,10 @@ class Optimizer:
         progress = Progress(MOST_CANDIDATES[method], "list", self.verbose)
         try:
             for times in self._candidates(num_times, method):
-                distance = self.distance(times, VALIDATION)
-                if best is None or distance < least:
-                    best, least = times, distance
+                if times is not None:
+                    distance = self.distance(times, VALIDATION)
+                    if best is None or distance < least:
+                        best, least = times, distance
                 progress.advance()
         except KeyboardInterrupt:
             if best is None:
@@ -225,8 +226,11 @@ class Optimizer:
         progress.advance(progress.target - progress.done)
         return np.asarray(best)
 
-    def _candidates(self, num_times: int, method: str) -> Iterator[np.ndarray]:
-        """Lists to choose from by validation: those made by hand, then what is found."""
+    def _candidates(self, num_times: int, method: str) -> Iterator[np.ndarray | None]:
+        """Lists to choose from by validation: those made by hand, then what is found.
+
+        None, for each iteration that a descent did without, keeps the progress bar's estimate.
+        """
         starts = [*self.hand_made(num_times).values()]
         yield from starts
         for name, find in (("path", self.path), ("entropic", self.entropic)):
@@ -236,7 +240,11 @@ class Optimizer:
         if method == "gradient":
             # From all: by features, the nearest one is often not where the best descent begins.
             for times in starts:
-                yield from self._descend(times)
+                iterations = 0
+                for better in self._descend(times):
+                    iterations += 1
+                    yield better
+                yield from itertools.repeat(None, MOST_ITERATIONS - iterations)
 
     def _descend(self, diffusion_times: np.ndarray) -> Iterator[np.ndarray]:
         """Levenberg and Marquardt's method on the logarithms of the gaps."""
