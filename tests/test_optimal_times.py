@@ -187,6 +187,20 @@ def test_with_an_encoder_sets_of_images_are_compared(gaussian_model, num_feature
     assert optimizer.distance(found) < 0.7 * optimizer.distance(optimizer.hand_made(3)["uniform"])
 
 
+def test_the_bar_counts_iterations_that_a_descent_did_without(gaussian_model, monkeypatch):
+    advances = []
+
+    class Recorded(optimal_times.Progress):
+        def advance(self, units=1):
+            advances.append(units)
+            super().advance(units)
+
+    monkeypatch.setattr(optimal_times, "Progress", Recorded)
+    optimize_times(gaussian_model, 2, num_images=8, verbose=0)
+    assert sum(advances) == optimal_times.MOST_CANDIDATES["gradient"]
+    assert max(advances) == 1  # no leap at the end
+
+
 def test_an_interrupted_search_has_the_best_list_so_far(gaussian_model, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
