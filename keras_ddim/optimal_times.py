@@ -12,6 +12,7 @@ model.keep_times(diffusion_times, sampler="unipc")  # from now on, and in its fi
 ```
 """
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ HAND_MADE: dict[str, Callable[[int, Any], np.ndarray]] = {
 }
 TEACHER = samplers_by_name.UniPC(order=3)
 # Seeds are lists, whose second number keeps these apart from each other and from users' images.
-TRAINING, VALIDATION, TEST = 7_001, 7_002, 7_003
+TRAINING, VALIDATION, TEST, COUNTERPARTS = 7_001, 7_002, 7_003, 7_004
 PATH_IMAGES = 16
 ENTROPY_LEVELS = 33
 # The smallest part of the range of log-SNR that a gap may be, times the number of gaps.
@@ -85,7 +86,7 @@ class Optimizer:
         self.num_images = checks.check_count("num_images", num_images, least=least)
         self.images = images
         if images is not None:
-            self.images = model.normalize("images", images[: self.num_images])
+            self.images = model.normalize("images", images)
         self.encoder = None if encoder is None else encoders.get(encoder)
         self.options = {"labels": labels, "clip": clip, "guidance": check_guidance(guidance_scale)}
         self.batch_size = batch_size and checks.check_count("batch_size", batch_size)
@@ -106,7 +107,7 @@ class Optimizer:
             if abs(self.teacher_levels - level).min() > SAME_LEVEL:
                 self.teacher_levels = np.sort(np.append(self.teacher_levels, level))
         self.teacher_times = self._times(self.teacher_levels)
-        self.teacher_images: dict[int, np.ndarray] = {}
+        self.targets: dict[int, np.ndarray] = {}
 
     # Levels and times
 
@@ -145,6 +146,7 @@ class Optimizer:
     ) -> np.ndarray:
         """Images, in the normalised space, along a list: of training, validation or test noise."""
         num_images = options.pop("num_images", self.num_images)
+        verbose = options.pop("verbose", 0)
         labels = self.options["labels"]
         if labels is None:
             labels = self.model.draw_classes(num_images, [self.seed, noises])
@@ -154,15 +156,32 @@ class Optimizer:
         asked = {**self.options, "labels": labels}
         plan = self.model.plan(num_images, diffusion_times, sampler, None, **asked)
         seed = [self.seed, noises]
-        return self.model.follow(plan, num_images, 0, self.batch_size, seed=seed, **options)
+        return self.model.follow(plan, num_images, verbose, self.batch_size, seed=seed, **options)
+
+    def target(self, noises: int) -> np.ndarray:
+        """What images are compared with: the teacher's of that noise or, if given, real ones.
+
+        Moments of so few images are off by chance, of a list's and the teacher's by nearly the
+        same. The target is therefore not the real images' moments, but the teacher's and what those
+        of many real images and of as many of the teacher's differ by.
+        """
+        if noises not in self.targets:
+            images = self.follow(self.teacher_times, noises, TEACHER)
+            self.targets[noises] = self._compared(images) + self.shift
+        return self.targets[noises]
+
+    @functools.cached_property
+    def shift(self) -> np.ndarray | float:
+        """What real images' moments differ by from those of as many of the teacher's, or 0."""
+        if self.encoder is None or self.images is None:
+            return 0.0
+        options = {"num_images": len(self.images), "verbose": self.verbose}
+        images = self.follow(self.teacher_times, COUNTERPARTS, TEACHER, **options)
+        return self._compared(self.images) - self._compared(images)
 
     def residuals(self, diffusion_times: Any, noises: int) -> np.ndarray:
-        """What images along a list differ by from the teacher's, an array of any shape."""
-        if noises not in self.teacher_images:
-            images = self.follow(self.teacher_times, noises, TEACHER)
-            self.teacher_images[noises] = self._compared(images)
-        images = self.follow(diffusion_times, noises)
-        return self._compared(images) - self.teacher_images[noises]
+        """What images along a list differ by from their target, an array of any shape."""
+        return self._compared(self.follow(diffusion_times, noises)) - self.target(noises)
 
     def _compared(self, images: np.ndarray) -> np.ndarray:
         """Pixels; with an encoder, the mean of the features and the root of their covariance.
@@ -182,7 +201,7 @@ class Optimizer:
     def distance(self, diffusion_times: Any, noises: int = TEST) -> float:
         """Root-mean-square difference from the teacher's images, by default of test noise.
 
-        With an encoder, at least the root of the Fréchet distance from them.
+        With an encoder, at least the root of the Fréchet distance from them, or from real ones.
         """
         return _distance(self.residuals(diffusion_times, noises), np.zeros(1))
 
@@ -210,6 +229,7 @@ class Optimizer:
                 f"{len(self.teacher_times)}. Received: num_times={num_times}"
             )
         best, least = None, np.inf
+        self.target(VALIDATION)  # before the search's bar: the counterparts have one of their own
         progress = Progress(MOST_CANDIDATES[method], "list", self.verbose)
         try:
             for times in self._candidates(num_times, method):
@@ -289,9 +309,10 @@ class Optimizer:
 
     def entropic(self, num_times: int) -> np.ndarray:
         """Quantiles over log-SNR of the noises' squared error, times σ: the rescaled entropy's."""
-        images = self.images
-        if images is None:
+        if self.images is None:
             images = self.follow(self.teacher_times, TRAINING, TEACHER)
+        else:
+            images = self.images[: self.num_images]
         levels = self.start + self.span * np.linspace(0, 1, ENTROPY_LEVELS)
         losses = []
         for time, level in zip(self._times(levels), levels):
@@ -383,12 +404,12 @@ def optimize_times(
         method: "entropic", "path" or "gradient". Defaults to "gradient".
         **options: `ends`: the first and the last time, None where they are free. Defaults to
             (1.0, None).
-            `images`: images for "entropic", such as those of validation, (num_images, height,
-            width, channels). Defaults to None: the teacher's.
+            `images`: real images (images, height, width, channels), for "entropic" in place of the
+            teacher's, and for `encoder`. Defaults to None: the teacher's.
             `encoder`: compare sets of images by their features' means and covariances, as the
-            Fréchet distance does, see `keras_ddim.encoders.get`; images are then nearer to real
-            ones if the teacher's are near. Defaults to None: each image with the teacher's, by
-            pixels.
+            Fréchet distance does, see `keras_ddim.encoders.get`: with those of `images`, best a
+            thousand or more, of which the teacher makes as many once; else with the teacher's.
+            Defaults to None: each image with the teacher's, by pixels.
             `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
             labels is repeated.
             `teacher_times`: how many evaluations the teacher has, UniPC of order 3 on times uniform

@@ -46,29 +46,12 @@ def add_options(parser: options.Parser) -> None:
 def run(line: options.CommandLine) -> None:
     args = line.over({})
     model = run_folder.load_model(args.model, compile=False)
-    training = run_folder.settings_of(args.model, model, line.given)
-    data = line.given.get("data", training.get("data"))
-    if run_folder.data_name(data) != run_folder.data_name(training.get("data")):
-        training = {}  # of other images
-    shared = "data", "data_dir", "fit", "validation_split"
-    args = line.over({name: training[name] for name in shared if name in training})
+    args, data_options = options.data_of(model, line)
     if args.data is None:
         raise ValueError(f"{args.model} does not say what it was trained on; give its --data")
     how = options.generate_options(args, model)
     check_sampling(model, args, how)
     sampling = {"num_images": args.num_images, "seed": args.seed, **how}
-    options.check_data(args.data, args.data_dir)
-    print(f"data      {args.data}{', as in training' * bool(training)}")
-    data_options = {
-        "image_size": model.image_shape[:2],
-        "channels": model.image_shape[-1],
-        # None for 0: where none were kept from training, those that the data suggests.
-        "validation_split": args.validation_split or None,
-        "fit": args.fit,
-        "data_dir": args.data_dir,
-        "seed": training.get("seed", 0),
-        "num_images": training.get("num_images"),
-    }
     encoder = make_encoder(args, data_options)
     if args.label is None:
         images, real_images = load_images(args.data, **data_options)

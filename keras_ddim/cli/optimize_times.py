@@ -1,9 +1,10 @@
 """Finds the best lists of diffusion times for a trained model, and keeps them in its file.
 
 Compares with the images that the same model makes of the same noise with many more evaluations,
-guided as `generate` guides them. Prints a table of root-mean-square differences (with --encoder, at
-least the roots of Fréchet distances), on noise that no list was chosen by, and draws the lists
-beside those made by hand. The file is written after each list: Ctrl-C keeps what there is.
+guided as `generate` guides them; with --encoder, sets of images with real ones. Prints a table of
+root-mean-square differences (with --encoder, at least the roots of Fréchet distances), on noise
+that no list was chosen by, and draws the lists beside those made by hand. The file is written after
+each list: Ctrl-C keeps what there is.
 
 examples:
   keras-ddim optimize-times keras-ddim-output/model.keras --num-times 3 4 5 8
@@ -12,12 +13,16 @@ examples:
   keras-ddim generate my-flowers.keras --sampler ddim --times best:4
 """
 
+from typing import Any
+
 import numpy as np
 
-from keras_ddim import interrupts, optimal_times, plots, presets, samplers
+from keras_ddim import evaluation, interrupts, load_images, optimal_times, plots, presets, samplers
 from keras_ddim.cli import options
 from keras_ddim.cli.run_folder import load_model
 from keras_ddim.files import write_whole
+
+REAL_IMAGES = 2000
 
 
 def add_options(parser: options.Parser) -> None:
@@ -30,6 +35,7 @@ def add_options(parser: options.Parser) -> None:
     add("--method", "gradient", how, choices=optimal_times.METHODS)
     compared = "compare sets of images by its features: the classifier.keras that `evaluate` leaves"
     add("--encoder", None, compared, type=options.classifier)
+    parser.add_data("to leave out, if not as in training", default=None)
     add("--num-images", 64, "images compared", type=options.count)
     add("--batch-size", 64, "images generated together", type=options.count)
     add("--teacher-times", 40, "evaluations of the images compared with", type=options.count)
@@ -53,6 +59,8 @@ def run(line: options.CommandLine) -> None:
     names = "encoder", "num_images", "batch_size", "teacher_times", "seed", "guidance_scale"
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     given = {**options.guidance_of(model), **given}
+    if args.encoder is not None or args.data is not None:
+        given["images"] = real_images(model, line)
     optimizer = optimal_times.Optimizer(model, args.sampler, verbose=1, **given)
     lists: dict[str, np.ndarray] = {}
     rows = []
@@ -75,6 +83,15 @@ def run(line: options.CommandLine) -> None:
         interrupts.explain = lambda: f"Interrupted: {output} has the lists above."
         raise KeyboardInterrupt
     print(f"Next: keras-ddim generate {output} --sampler {args.sampler} --times best:{num_times}")
+
+
+def real_images(model: Any, line: options.CommandLine) -> np.ndarray | None:
+    """Images that the model was trained on; None, for the teacher's, where those are not known."""
+    args, data_options = options.data_of(model, line)
+    if args.data is None:
+        print(f"{args.model} does not say what it was trained on: without --data, no real images")
+        return None
+    return evaluation.take(load_images(args.data, **data_options)[0], REAL_IMAGES)
 
 
 def table(rows: list) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import keras_ddim
 from keras_ddim import checks, plots, presets, samplers, schedules
-from keras_ddim.cli.run_folder import MODEL
+from keras_ddim.cli import run_folder
 from keras_ddim.data.loading import DRAWN, is_path
 from keras_ddim.guidance import LARGEST_SCALE
 from keras_ddim.recipes import GUIDANCE_SCALE
@@ -185,6 +185,33 @@ def generate_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     return {**guidance_of(model), **options, "clip": args.clip != "none" and args.clip}
 
 
+def data_of(model: Any, line: CommandLine) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """All options, and those of `load_images`, for the images that a model was trained on.
+
+    Or for others, if such are given; `data` is None where neither is known.
+    """
+    args = line.over({})
+    training = run_folder.settings_of(args.model, model, line.given)
+    data = line.given.get("data", training.get("data"))
+    if run_folder.data_name(data) != run_folder.data_name(training.get("data")):
+        training = {}  # of other images
+    shared = "data", "data_dir", "fit", "validation_split"
+    args = line.over({name: training[name] for name in shared if name in training})
+    if args.data is not None:
+        check_data(args.data, args.data_dir)
+        print(f"data      {args.data}{', as in training' * bool(training)}")
+    return args, {
+        "image_size": model.image_shape[:2],
+        "channels": model.image_shape[-1],
+        # None for 0: where none were kept from training, those that the data suggests.
+        "validation_split": args.validation_split or None,
+        "fit": args.fit,
+        "data_dir": args.data_dir,
+        "seed": training.get("seed", 0),
+        "num_images": training.get("num_images"),
+    }
+
+
 def check_data(source: str, data_dir: str | None) -> None:
     """Raises unless there are images of that name, before anything is read."""
     if source in DRAWN:
@@ -335,10 +362,12 @@ def model(text: str) -> str:
     path = pathlib.Path(text)
     if text in presets.names() or path.is_file():
         return text
-    if (path / MODEL).is_file():
-        return str(path / MODEL)
+    if (path / run_folder.MODEL).is_file():
+        return str(path / run_folder.MODEL)
     if path.is_dir():
-        raise Wrong(f"must be a file, or a folder with {MODEL} in it. Received: {text!r}")
+        raise Wrong(
+            f"must be a file, or a folder with {run_folder.MODEL} in it. Received: {text!r}"
+        )
     there = map(str, path.parent.glob("*.keras"))
     missing = f"there is no file {text}, and no preset but {', '.join(presets.names())}"
     raise Wrong(missing + did_you_mean(text, [*presets.names(), *there]))
