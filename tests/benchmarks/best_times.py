@@ -6,9 +6,10 @@ For each solver and number of evaluations: the root-mean-square difference of im
 teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
 features of a small classifier; means and largest deviations from them over the seeds, with which
 the lists are found and the noise is drawn. "gradient, features" compares sets of images with the
-teacher's by the features of another classifier, instead of pixels. Then the same difference for
-each solver along the lists of as many times that were found for the others. Heun takes as many
-times as cost no more. Writes `results.json` and `table.md` after each cell.
+teacher's by the features of another classifier, instead of pixels; "gradient, real images" with
+those of training. Then the same difference for each solver along the lists of as many times that
+were found for the others, by pixels. Heun takes as many times as cost no more. Writes
+`results.json` and `table.md` after each cell.
 """
 
 import argparse
@@ -34,6 +35,7 @@ MEASURES = {
     "frechet_distance": ("Fréchet distance to real images", 2),
 }
 LONG_EVALUATIONS = 50
+REAL_IMAGES = 2000
 
 
 def text(values, digits):
@@ -115,19 +117,34 @@ def main():
         **evaluation.environment(),
     }
 
-    *_, other_encoder = load_and_train_encoder(model.image_shape, args, seed=SEED + 1)
+    images, _, other_encoder = load_and_train_encoder(model.image_shape, args, seed=SEED + 1)
+    images = evaluation.take(images, REAL_IMAGES)
 
     @functools.cache
     def distance_of(times, sampler, seed):
         images = model.generate(args.num_images, times, sampler=sampler, seed=seed, verbose=0)
         return float(distance(images))
 
-    def run(seed, evaluations, optimizers, by_features, found):
-        for solver, optimizer in optimizers.items():
+    def make_optimizers(seed, **options):
+        """One for each solver; what the lists of all are compared with is made once."""
+        options |= {"num_images": args.compared_images, "seed": seed, "verbose": 0}
+        optimizers = {
+            solver: optimal_times.Optimizer(model, SOLVERS[solver], **options)
+            for solver in args.solvers
+        }
+        first, *others = optimizers.values()
+        for other in others:
+            other.targets, other.shift = first.targets, first.shift
+        return optimizers
+
+    def run(seed, evaluations, optimizers, found):
+        by_pixels, by_features, by_real_images = optimizers
+        for solver, optimizer in by_pixels.items():
             num_times = most_times(optimizer.sampler, evaluations)
             candidates = optimizer.hand_made(num_times)
             searches = {method: (optimizer, method) for method in optimal_times.METHODS}
             searches["gradient, features"] = by_features[solver], "gradient"
+            searches["gradient, real images"] = by_real_images[solver], "gradient"
             for label, (searching, method) in searches.items():
                 start = time.process_time()
                 candidates[label] = searching.find(num_times, method)
@@ -149,15 +166,12 @@ def main():
             evaluation.write_results(pathlib.Path(args.output), results, table(results))
 
     for seed in args.seeds:
-        options = {"num_images": args.compared_images, "seed": seed, "verbose": 0}
-        optimizers, by_features = (
-            {
-                solver: optimal_times.Optimizer(model, SOLVERS[solver], encoder=encoder, **options)
-                for solver in args.solvers
-            }
-            for encoder in (None, other_encoder)
-        )
-        teacher_times = next(iter(optimizers.values())).teacher_times
+        optimizers = [
+            make_optimizers(seed),
+            make_optimizers(seed, encoder=other_encoder),
+            make_optimizers(seed, encoder=other_encoder, images=images),
+        ]
+        teacher_times = optimizers[0][args.solvers[0]].teacher_times
         long = {
             "ddim": distance_of(LONG_EVALUATIONS, "ddim", seed),
             "teacher": distance_of(tuple(teacher_times), optimal_times.TEACHER, seed),
@@ -165,7 +179,7 @@ def main():
         results["long"].append({"seed": seed, **long})
         for evaluations in args.evaluations:
             found = {}
-            run(seed, evaluations, optimizers, by_features, found)
+            run(seed, evaluations, optimizers, found)
             results["travels"] += [
                 {
                     "seed": seed,
@@ -175,7 +189,7 @@ def main():
                     "difference": optimizer.distance(times),
                 }
                 for other, times in found.items()
-                for solver, optimizer in optimizers.items()
+                for solver, optimizer in optimizers[0].items()
                 if most_times(optimizer.sampler, evaluations) == len(times)
             ]
             evaluation.write_results(pathlib.Path(args.output), results, table(results))
