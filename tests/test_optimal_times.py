@@ -187,6 +187,24 @@ def test_with_an_encoder_sets_of_images_are_compared(gaussian_model, num_feature
     assert optimizer.distance(found) < 0.7 * optimizer.distance(optimizer.hand_made(3)["uniform"])
 
 
+def test_lists_come_near_to_real_images(gaussian_model):
+    """Images that were made along a list are nearest along it, not where the teacher's are."""
+    made_along = [1.0, 0.2, 0.1]
+
+    def encoder(images):
+        return keras.ops.reshape(images, (-1, 16))
+
+    options = {"encoder": encoder, "num_images": 256, "verbose": 0}
+    optimizer = optimal_times.Optimizer(gaussian_model, "ddim", **options)
+    like_the_teacher = optimizer.find(3)
+    # Of the noise of the teacher's images that they are compared with, and so alike by no chance.
+    images = optimizer.follow(made_along, optimal_times.COUNTERPARTS, num_images=1024)
+    images = gaussian_model.denormalize(images)
+    optimizer = optimal_times.Optimizer(gaussian_model, "ddim", images=images, **options)
+    assert optimizer.distance(made_along) < 0.3 * optimizer.distance(like_the_teacher)
+    np.testing.assert_allclose(optimizer.find(3), made_along, atol=0.05)
+
+
 def test_the_bar_counts_iterations_that_a_descent_did_without(gaussian_model, monkeypatch):
     advances = []
 
