@@ -2,8 +2,8 @@
 
 The model's weights stay as they are: what is looked for is the list along which a sampler's images
 come nearest to those that the same model makes of the same noise with many more evaluations (the
-teacher's). An argument that is not as described, or a model that has not been trained, raises a
-`ValueError`.
+teacher's) or, as sets and by their features, to real ones. An argument that is not as described, or
+a model that has not been trained, raises a `ValueError`.
 
 ```python
 diffusion_times = keras_ddim.optimize_times(model, 5, sampler="unipc")
