@@ -714,6 +714,12 @@ def test_best_times_by_features(run, capsys, monkeypatch):
     assert cli.main(arguments) == 0
     assert {type(encoder) for encoder in compared} == {encoders.Classifier}
     assert "plain_flowers, as in training" in capsys.readouterr().out
+    model = keras.saving.load_model("model.keras")
+    del model.metadata["settings"]
+    model.save("other.keras")
+    others = ["optimize-times", "other.keras", *few, "--encoder", "classifier.keras"]
+    assert cli.main([*others, "--method", "path"]) == 0
+    assert "without --data, no real images" in capsys.readouterr().out
     encoders.Classifier((4, 4, 3)).save("classifier.keras")
     message = error_of(capsys, cli.main(arguments))
     assert "must be of the shape (4, 4, 3) of the classifier's" in message
