@@ -38,6 +38,8 @@ TEACHER = samplers_by_name.UniPC(order=3)
 # Seeds are lists, whose second number keeps these apart from each other and from users' images.
 TRAINING, VALIDATION, TEST, COUNTERPARTS = 7_001, 7_002, 7_003, 7_004
 PATH_IMAGES = 16
+# The teacher, with its many evaluations, makes as many.
+MOST_REAL_IMAGES = 2000
 ENTROPY_LEVELS = 33
 # The smallest part of the range of log-SNR that a gap may be, times the number of gaps.
 FLOOR = 0.01
@@ -86,7 +88,7 @@ class Optimizer:
         self.num_images = checks.check_count("num_images", num_images, least=least)
         self.images = images
         if images is not None:
-            self.images = model.normalize("images", images)
+            self.images = model.normalize("images", images[:MOST_REAL_IMAGES])
         self.encoder = None if encoder is None else encoders.get(encoder)
         self.options = {"labels": labels, "clip": clip, "guidance": check_guidance(guidance_scale)}
         self.batch_size = batch_size and checks.check_count("batch_size", batch_size)
@@ -407,8 +409,8 @@ def optimize_times(
             `images`: real images (images, height, width, channels), for "entropic" in place of the
             teacher's, and for `encoder`. Defaults to None: the teacher's.
             `encoder`: compare sets of images by their features' means and covariances, as the
-            Fréchet distance does, see `keras_ddim.encoders.get`: with those of `images`, best a
-            thousand or more, of which the teacher makes as many once; else with the teacher's.
+            Fréchet distance does, see `keras_ddim.encoders.get`: with those of `images`, of which
+            up to 2,000 are used, and the teacher makes as many once; else with the teacher's.
             Defaults to None: each image with the teacher's, by pixels.
             `labels`, `guidance_scale`, `clip`, `batch_size`, `verbose`: as in `generate`; a list of
             labels is repeated.

@@ -22,8 +22,6 @@ from keras_ddim.cli import options
 from keras_ddim.cli.run_folder import load_model
 from keras_ddim.files import write_whole
 
-REAL_IMAGES = 2000
-
 
 def add_options(parser: options.Parser) -> None:
     add = parser.add
@@ -91,7 +89,8 @@ def real_images(model: Any, line: options.CommandLine) -> np.ndarray | None:
     if args.data is None:
         print(f"{args.model} does not say what it was trained on: without --data, no real images")
         return None
-    return evaluation.take(load_images(args.data, **data_options)[0], REAL_IMAGES)
+    images, _ = load_images(args.data, **data_options)
+    return evaluation.take(images, optimal_times.MOST_REAL_IMAGES)
 
 
 def table(rows: list) -> str:

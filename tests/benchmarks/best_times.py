@@ -35,7 +35,6 @@ MEASURES = {
     "frechet_distance": ("Fréchet distance to real images", 2),
 }
 LONG_EVALUATIONS = 50
-REAL_IMAGES = 2000
 
 
 def text(values, digits):
@@ -118,7 +117,7 @@ def main():
     }
 
     images, _, other_encoder = load_and_train_encoder(model.image_shape, args, seed=SEED + 1)
-    images = evaluation.take(images, REAL_IMAGES)
+    images = evaluation.take(images, optimal_times.MOST_REAL_IMAGES)
 
     @functools.cache
     def distance_of(times, sampler, seed):
