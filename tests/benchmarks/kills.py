@@ -54,7 +54,7 @@ def check(num_kills: int, seed: int, folder: pathlib.Path) -> dict[str, int]:
         How often each kind of disturbance came before the end of the run, and how often before
         there was a model ("without model").
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # nothing among the messages
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # nothing among the messages
     import keras_ddim.cli  # noqa: F401  # once, for all that are forked
 
     rng = random.Random(seed)
