@@ -144,11 +144,16 @@ class Optimizer:
     # The shared description of cost
 
     def follow(
-        self, diffusion_times: Any, noises: int, sampler: Any = None, **options: Any
+        self,
+        diffusion_times: Any,
+        noises: int,
+        sampler: Any = None,
+        num_images: int | None = None,
+        verbose: int | str = 0,
+        **options: Any,
     ) -> np.ndarray:
         """Images, in the normalised space, along a list: of training, validation or test noise."""
-        num_images = options.pop("num_images", self.num_images)
-        verbose = options.pop("verbose", 0)
+        num_images = self.num_images if num_images is None else num_images
         labels = self.options["labels"]
         if labels is None:
             labels = self.model.draw_classes(num_images, [self.seed, noises])
@@ -177,8 +182,8 @@ class Optimizer:
         """What real images' moments differ by from those of as many of the teacher's, or 0."""
         if self.encoder is None or self.images is None:
             return 0.0
-        options = {"num_images": len(self.images), "verbose": self.verbose}
-        images = self.follow(self.teacher_times, COUNTERPARTS, TEACHER, **options)
+        num_images = len(self.images)
+        images = self.follow(self.teacher_times, COUNTERPARTS, TEACHER, num_images, self.verbose)
         return self._compared(self.images) - self._compared(images)
 
     def residuals(self, diffusion_times: Any, noises: int) -> np.ndarray:
@@ -318,8 +323,9 @@ class Optimizer:
         levels = self.start + self.span * np.linspace(0, 1, ENTROPY_LEVELS)
         losses = []
         for time, level in zip(self._times(levels), levels):
-            options = {"num_images": len(images), "initial_images": images}
-            pred_images = self.follow([time], TRAINING, "ddim", **options)
+            pred_images = self.follow(
+                [time], TRAINING, "ddim", num_images=len(images), initial_images=images
+            )
             # σ times the squared error of the noises, which is that of the images over σ².
             losses.append(np.exp(level / 2) * np.mean((pred_images - images) ** 2))
         areas = np.diff(levels) * (np.array(losses[1:]) + losses[:-1]) / 2
@@ -357,8 +363,10 @@ class Optimizer:
         than i; and `starts[i]`, how far plain noise is from the i-th point.
         """
         recorder = sampling.Recorder()
-        options = {"num_images": min(PATH_IMAGES, self.num_images), "watchers": [recorder]}
-        images = self.follow(self.teacher_times, TRAINING, TEACHER, **options)
+        num_images = min(PATH_IMAGES, self.num_images)
+        images = self.follow(
+            self.teacher_times, TRAINING, TEACHER, num_images=num_images, watchers=[recorder]
+        )
         noisy_images, pred_images = recorder.arrays()
         points = [*noisy_images, images]
         noise_rates, signal_rates = map(ops.convert_to_numpy, rates(self.teacher_levels))
