@@ -1,8 +1,7 @@
-"""Encoders: images to the features by which metrics compare them.
+"""Encoders: from images to the features by which metrics compare them.
 
-An encoder is anything that takes a batch of images, float32 (batch, height, width, channels) with
-values in [0, 1], to features (batch, features): a Keras model, any callable, or one of these.
-An argument that is not as described raises a `ValueError`.
+An encoder is a callable, such as a Keras model. It takes images, float32 (batch, height, width,
+channels) in [0, 1], and returns features (batch, features).
 """
 
 import functools
@@ -15,8 +14,8 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import checks, presets
-from keras_ddim.files import check_suffix, write_whole
-from keras_ddim.parts import PACKAGE
+from keras_ddim.progress import Progress
+from keras_ddim.serialization import PACKAGE
 
 ENCODING_BATCH = 128
 
@@ -24,19 +23,19 @@ Encoder = Callable[[Any], Any]
 
 
 class InceptionV3:
-    """The 2,048 features that InceptionV3, trained on ImageNet, averages before its last layer.
+    """The 2,048 pooled features before the last layer of InceptionV3, trained on ImageNet.
 
-    Images are made RGB (transparent ones laid on white), resized bilinearly to `image_size`, with
-    antialiasing where that shrinks them, and scaled to [-1, 1].
+    Images become RGB, transparent ones composited onto white. They are resized bilinearly, with
+    antialiasing, and scaled to [-1, 1].
 
-    The numbers in the literature come from an earlier InceptionV3 (2015-12-05), trained and pooled
-    differently and with other resizing: distances rank models alike, but must not be set beside
-    published ones; those at 75 pixels, as in the Keras example, not even beside those at 299.
+    Published numbers use an earlier InceptionV3 (2015-12-05), with other training, pooling and
+    resizing. Distances in these features rank models alike, but compare neither with published
+    numbers nor between image sizes (the Keras example uses 75 pixels).
 
     Args:
         image_size: Side of the square that images are resized to, at least 75. Defaults to 299.
-        weights: "imagenet", the default, which is downloaded once (88 MB), or the path of a file
-            of `keras.applications.InceptionV3(include_top=False)`. Read when first used.
+        weights: "imagenet", the default, downloaded at the first use (88 MB), or the path of a
+            weights file of `keras.applications.InceptionV3(include_top=False)`.
 
     Example:
 
@@ -48,9 +47,7 @@ class InceptionV3:
     """
 
     def __init__(self, image_size: int = 299, weights: str | os.PathLike = "imagenet") -> None:
-        self.image_size = checks.check_count("image_size", image_size)
-        if self.image_size < 75:
-            raise ValueError(f"`image_size` must be at least 75. Received: image_size={image_size}")
+        self.image_size = checks.check_count("image_size", image_size, least=75)
         self.weights = os.fspath(weights)
 
     def __str__(self) -> str:
@@ -62,8 +59,8 @@ class InceptionV3:
             images = images[..., :3] * images[..., 3:] + (1 - images[..., 3:])
         elif images.shape[-1] == 1:
             images = ops.repeat(images, 3, axis=-1)
-        size = (self.image_size, self.image_size)
-        images = ops.image.resize(images, size, interpolation="bilinear", antialias=True)
+        size = self.image_size, self.image_size
+        images = ops.image.resize(images, size, antialias=True)
         return self.network(2 * ops.clip(images, 0.0, 1.0) - 1, training=False)
 
     @functools.cached_property
@@ -73,24 +70,22 @@ class InceptionV3:
         options = {"include_top": False, "input_shape": shape, "pooling": "avg"}
         try:
             return keras.applications.InceptionV3(weights=self.weights, **options)
-        except Exception as error:  # whatever a missing network or a foreign file may lead to
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # foreign files and missing networks raise errors of all kinds
             raise ValueError(
                 "`weights` must be 'imagenet', if that can be downloaded, or a file of the weights "
-                "of `keras.applications.InceptionV3(include_top=False)`. Without them, use another "
-                "encoder, such as `keras_ddim.encoders.train_classifier`. Received: "
-                f"weights={self.weights!r} ({reason})"
+                "of `keras.applications.InceptionV3(include_top=False)` (without either, use "
+                f"`train_classifier`), got {self.weights!r} ({checks.brief(error)})"
             ) from error
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Classifier(keras.Model):
-    """The 64 features that a small classifier computes before its last layer.
+    """The 64 features before the last layer of a small classifier.
 
     Args:
         image_shape: (height, width, channels) of the images.
-        accuracy: Part of held-out images that it classified correctly. Defaults to None: unknown.
-        data: Name of the images that it was trained on. Defaults to None: unknown.
+        accuracy: Fraction of held-out images classified correctly. Defaults to None: unknown.
+        data: Name of the training images. Defaults to None: unknown.
     """
 
     def __init__(
@@ -100,8 +95,6 @@ class Classifier(keras.Model):
         data: str | None = None,
     ) -> None:
         image_shape = checks.check_image_shape(image_shape)
-        if accuracy is not None:
-            accuracy = checks.check_number("accuracy", accuracy, 0, 1)
         x = images = keras.Input(image_shape)
         for filters in (32, 64):
             x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
@@ -117,12 +110,6 @@ class Classifier(keras.Model):
     def get_config(self) -> dict[str, Any]:
         return {"image_shape": self.image_shape, "accuracy": self.accuracy, "data": self.data}
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the classifier to a ".keras" file, for `load_classifier`."""
-        check_suffix(path, [".keras"])
-        with write_whole(path) as temporary_path:
-            super().save(temporary_path)
-
 
 def train_classifier(
     images: Any,
@@ -132,16 +119,16 @@ def train_classifier(
     seed: int | None = None,
     verbose: int = 1,
 ) -> Classifier:
-    """Trains a small classifier, by whose features images like those it was trained on compare.
+    """Trains a small classifier, an encoder for images like its training images.
 
-    It needs no download. Distances in its features are *not* the FID and KID of the literature, and
-    compare only with others of the same classifier.
+    It needs no download. Distances in its features compare with each other only; they are *not* the
+    FID and KID of the literature.
 
     Args:
         images: `tf.data.Dataset` of batches (images, labels), labels counted from 0; read once.
-        validation_images: Another, to measure its accuracy. Defaults to None.
-        num_classes: Number of classes. Defaults to None: as many as `images.class_names` names.
-        seed: Integer that makes the initial weights reproducible. Defaults to None, a random one.
+        validation_images: A `tf.data.Dataset` to measure the accuracy. Defaults to None.
+        num_classes: Number of classes. Defaults to None: that of `images.class_names`.
+        seed: Integer that makes the initial weights reproducible. Defaults to None.
         verbose: 1 for a progress bar, the default, 0 for none.
 
     Example:
@@ -152,21 +139,17 @@ def train_classifier(
     encoder.save("fashion.keras")
     ```
     """
-    if not isinstance(getattr(images, "element_spec", None), tuple):
-        raise ValueError(
-            "`images` must be a `tf.data.Dataset` of batches (images, labels). "
-            f"Received: images={checks.brief(images)}"
-        )
-    if num_classes is None:
-        num_classes = len(getattr(images, "class_names", None) or ())
+    is_labelled = isinstance(getattr(images, "element_spec", None), tuple)
+    allowed = "a `tf.data.Dataset` of batches (images, labels)"
+    checks.require(is_labelled, "images", allowed, images)
+    num_classes = num_classes or len(getattr(images, "class_names", None) or ())
     num_classes = checks.check_count("num_classes", num_classes)
     encoder = Classifier(tuple(images.element_spec[0].shape[1:]))
     network = keras.Sequential([encoder, keras.layers.Dense(num_classes)])
     seed = checks.check_seed(seed)
     if seed is not None:
-        for i, weight in enumerate(network.trainable_weights):
-            if len(weight.shape) > 1:
-                weight.assign(keras.initializers.GlorotUniform(seed + i)(weight.shape))
+        for i, weight in enumerate(network.trainable_weights[::2]):  # kernels; biases start at 0
+            weight.assign(keras.initializers.GlorotUniform(seed + 2 * i)(weight.shape))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("adam", loss, metrics=["accuracy"])
     network.fit(images, shuffle=False, verbose=verbose)
@@ -176,17 +159,11 @@ def train_classifier(
 
 
 def load_classifier(path: str | os.PathLike) -> Classifier:
-    """Reads what `Classifier.save` wrote, or raises a `ValueError`."""
-    try:
-        return presets.load(path, Classifier, compile=False)
-    except ValueError as error:
-        raise ValueError(
-            "`path` must be a '.keras' file that `Classifier.save` wrote. "
-            f"Received: path={checks.brief(path)} ({error})"
-        ) from error
+    """Loads a saved `Classifier`, or raises a `ValueError`."""
+    return presets.load(path, Classifier, compile=False, name="path")
 
 
-# The same object each time, so that several metrics share its network and features.
+# One instance, so that several metrics share its network and features.
 _inception_v3 = functools.cache(InceptionV3)
 
 
@@ -194,49 +171,36 @@ def get(identifier: Encoder | str | os.PathLike) -> Encoder:
     """The encoder that `identifier` names: "inception_v3", a ".keras" file, or any callable."""
     if callable(identifier) and not isinstance(identifier, type):
         return identifier
-    if isinstance(identifier, str) and identifier == "inception_v3":
+    if str(identifier) == "inception_v3":
         return _inception_v3()
-    if isinstance(identifier, (str, os.PathLike)) and str(identifier).endswith(".keras"):
-        return load_classifier(identifier)
-    raise ValueError(
-        "`encoder` must be 'inception_v3', the path of a '.keras' file that `Classifier.save` "
-        f"wrote, or a callable. Received: encoder={checks.brief(identifier)}"
-    )
+    allowed = "'inception_v3', the '.keras' file of a `Classifier`, or a callable"
+    checks.require(str(identifier).endswith(".keras"), "encoder", allowed, identifier)
+    return load_classifier(str(identifier))
 
 
-def encode(encoder: Encoder | str, images: Any, verbose: int = 0) -> np.ndarray:
-    """Features of images, float64 NumPy array, few at a time so that memory stays bounded.
+def encode(encoder: Encoder | str, images: Any, verbose: int | str = 0) -> np.ndarray:
+    """Features of images, a float64 NumPy array (images, features), computed in batches.
 
     Args:
-        encoder: See `get`.
+        encoder: As in `get`.
         images: Array or tensor (images, height, width, channels): floats in [0, 1] or integers in
             0..255.
-        verbose: 1 for a progress bar, 0 for none. Defaults to 0.
+        verbose: 1 for a progress bar, 0 for none, "auto" for one after 2 seconds. Defaults to 0.
     """
     encoder = get(encoder)
     images = checks.check_array("images", images)
-    if images.ndim != 4 or not len(images):
-        raise ValueError(
-            "`images` must be at least one image, (images, height, width, channels). "
-            f"Received: images of shape {images.shape}"
-        )
-    if isinstance(encoder, Classifier) and encoder.image_shape != images.shape[1:]:
-        raise ValueError(
-            f"`images` must be of the shape {encoder.image_shape} of the classifier's. "
-            f"Received: images of shape {images.shape}"
-        )
-    checks.check_choice("verbose", verbose, (0, 1))
-    bar = keras.utils.Progbar(len(images), unit_name="image", verbose=verbose)
+    allowed = "at least one image, of shape (images, height, width, channels)"
+    checks.require(images.ndim == 4 and len(images), "images", allowed, images)
+    image_shape = getattr(encoder, "image_shape", images.shape[1:])
+    progress = Progress(len(images), "image", verbose)
     features = []
     for start in range(0, len(images), ENCODING_BATCH):
         batch = images[start : start + ENCODING_BATCH]
-        batch = checks.check_image_batch("images", batch, images.shape[1:]).astype("float32")
+        batch = checks.check_image_batch("images", batch, image_shape)
         encoded = ops.convert_to_numpy(encoder(batch)).astype("float64")
-        if encoded.ndim != 2 or len(encoded) != len(batch) or not np.isfinite(encoded).all():
-            raise ValueError(
-                "`encoder` must take images to finite features (images, features). Received: "
-                f"encoder={encoder} with features of shape {encoded.shape} for {len(batch)} images"
-            )
+        is_valid = encoded.shape[:1] == batch.shape[:1] and encoded.ndim == 2
+        allowed = f"a function of {len(batch)} images to finite features ({len(batch)}, features)"
+        checks.require(is_valid and np.isfinite(encoded).all(), "encoder", allowed, encoder)
         features.append(encoded)
-        bar.add(len(batch))
+        progress.advance(len(batch))
     return np.concatenate(features)

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: distances to real images, and to the nearest ones of training."""
+"""Evaluation of a trained model: distances to real images and to the nearest training images."""
 
 import json
 import os
@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 import keras_ddim
-from keras_ddim import checks, encoders, metrics, plots, samplers, sampling, schedules
+from keras_ddim import checks, encoders, metrics, plots, samplers, schedules
 from keras_ddim.files import write_text
 
-FEWEST_IMAGES = 4  # of which each has a third nearest neighbour
-NUM_PROBES = 256  # images whose nearest training images are looked for
+FEWEST_IMAGES = 4  # each has a third nearest neighbour
+NUM_PROBES = 256  # images whose nearest training images are searched
 NUM_NEAREST = 3
 COLUMNS = 8
 
@@ -34,78 +34,79 @@ def evaluate(
     verbose: int = 1,
     **generate_options: Any,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Measures images generated at several lists of times and, for scale, real ones and noise.
+    """Compares generated images with real ones; training images and noise set the scale.
 
     Args:
         model: A `keras_ddim.DiffusionModel`.
-        train_images: Images of training, anything that `fit` takes.
-        real_images: Images to compare with, best not those of training. Of both, the first
-            `num_images` are used; nearest training images are sought among all.
-        encoder: See `keras_ddim.encoders.get`.
-        diffusion_times: List of what `model.generate` takes. Defaults to (20,).
-        num_images: Number of images generated. Defaults to 2000.
+        train_images: Training images, as in `fit`. The nearest ones are searched among all,
+            distances computed with the first `num_images`.
+        real_images: Held-out images, as in `fit`; the first `num_images` are used.
+        encoder: As in `keras_ddim.encoders.get`.
+        diffusion_times: List of sampling times to evaluate, each as in `model.generate`. Defaults
+            to (20,).
+        num_images: Number of generated images. Defaults to 2000.
         seed: Integer. Defaults to 0.
         verbose: 1 for progress bars, the default, 0 for none.
-        **generate_options: Keyword arguments of `DiffusionModel.generate`. Without `labels`, a
-            model that takes them generates as many images of each class.
+        **generate_options: Keyword arguments of `DiffusionModel.generate`. Without `labels`,
+            classes are random.
 
     Returns:
-        `(results, pictures)`: a dictionary that can be written as JSON, with all that is needed to
-        repeat the evaluation but model and data; and the generated images nearest to one of
-        training, above their nearest training images, nearest first, an array (rows, columns,
-        height, width, channels).
+        `(results, pictures)`. The results, a dictionary for JSON, say how to repeat the evaluation,
+        given model and data. The pictures, an array (rows, columns, height, width, channels), show
+        the generated images closest to training images, above their nearest training images.
     """
     start = time.monotonic()
-    num_images = checks.check_count("num_images", num_images)
-    options = sampling.check_generate_options(generate_options)
-    sampler = options.get("sampler")
-    options["sampler"] = None if sampler is None else samplers.get(sampler)
+    num_images = checks.check_count("num_images", num_images, FEWEST_IMAGES)
+    is_list = isinstance(diffusion_times, (list, tuple)) and len(diffusion_times)
+    checks.require(is_list, "diffusion_times", "a list, as `generate` takes each", diffusion_times)
+    options = {"seed": seed, "verbose": verbose, **generate_options}
+    if options.get("sampler") is not None:
+        options["sampler"] = samplers.get(options["sampler"])
     options["schedule"] = schedules.get(options.get("schedule") or model.schedule)
-    if not isinstance(diffusion_times, (list, tuple)) or not len(diffusion_times):
-        raise ValueError(
-            "`diffusion_times` must be a list of numbers of times and lists of times. "
-            f"Received: diffusion_times={checks.brief(diffusion_times)}"
-        )
-    num_evaluations = [model.count_evaluations(times, **options) for times in diffusion_times]
+    for times in diffusion_times:
+        model.check_generate(num_images, times, **options)
     real = take(real_images, num_images)
-    if min(len(real), num_images) < FEWEST_IMAGES:
-        raise ValueError(
-            f"`num_images` and the number of `real_images` must be at least {FEWEST_IMAGES}. "
-            f"Received: num_images={num_images} and {len(real)} real_images"
-        )
+    allowed = f"at least {FEWEST_IMAGES} images"
+    checks.require(len(real) >= FEWEST_IMAGES, "real_images", allowed, real)
     measures = make_metrics(encoder)
     metrics.update(measures, real, None, verbose)
 
-    def row(label: str, images: np.ndarray, evaluations: int | None = None) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+
+    def add_row(label: str, images: np.ndarray, evaluations: int | None = None) -> None:
         for metric in measures:
             metric.reset_state(keep_real=True)
         metrics.update(measures, None, images, verbose)
-        return {
-            "images": label,
-            "evaluations": evaluations,
-            "count": len(images),
-            **{metric.name: metric.result() for metric in measures},
-            f"{measures[1].name} standard error": measures[1].standard_error(),
-        }
+        row = {"images": label, "evaluations": evaluations, "count": len(images)}
+        row |= {metric.name: metric.result() for metric in measures}
+        rows.append({**row, f"{measures[1].name} standard error": measures[1].standard_error()})
 
-    rows = [row("real images of training", take(train_images, num_images))]
-    for times, evaluations in zip(diffusion_times, num_evaluations):
+    add_row("real images of training", take(train_images, num_images))
+    for times in diffusion_times:
         label = f"generated, {plots.times_label(times)}"
         if verbose:
             print(label)
-        generated = model.generate(
-            num_images, times, **{"seed": seed, "verbose": verbose, **options}
-        )
-        rows.append(row(label, generated, evaluations))
+        generated = model.generate(num_images, times, **options)
+        add_row(label, generated, model.count_evaluations(times, **options))
     noise = np.random.default_rng(seed).standard_normal(generated.shape, "float32")
-    rows.append(row("noise", model.denormalize(noise)))
+    add_row("noise", model.denormalize(noise))
 
-    distances, pictures = _compare_with_training(generated, real, train_images)
+    # Real images for scale: copies of training images are far closer.
+    probes = np.concatenate([generated[:NUM_PROBES], real[:NUM_PROBES]])
+    nearest, distances = nearest_images(probes, train_images)
+    of_generated, of_real = np.split(distances[:, 0], [len(generated[:NUM_PROBES])])
+    order = np.argsort(of_generated)[:COLUMNS]
+    pictures = np.stack([generated[order], *np.moveaxis(nearest[order], 1, 0)])
     encoder = measures[0].encoder
     results = {
         "metrics": [metric.name for metric in measures],
         "rows": rows,
-        "distance_to_nearest_training_image": {"of": label, **distances},
+        "distance_to_nearest_training_image": {
+            "of": label,
+            "generated": float(np.median(of_generated)),
+            "real": float(np.median(of_real)),
+            "count": len(of_generated),
+        },
         "encoder": getattr(encoder, "__qualname__", None) or str(encoder),
         "real_images": len(real),
         "num_images": num_images,
@@ -119,19 +120,17 @@ def evaluate(
 
 
 def make_metrics(encoder: encoders.Encoder | str) -> list[Any]:
-    """FID, KID, precision and recall; only those in features of InceptionV3 are called so."""
+    """FID, KID, precision and recall; the first two have these names for InceptionV3 only."""
     encoder = encoders.get(encoder)
-    is_inception = isinstance(encoder, encoders.InceptionV3)
-    return [
-        metrics.FID(encoder, name="FID" if is_inception else "Fréchet distance"),
-        metrics.KID(encoder, name="KID" if is_inception else "kernel distance"),
-        metrics.Precision(encoder),
-        metrics.Recall(encoder),
-    ]
+    names = "Fréchet distance", "kernel distance"
+    if isinstance(encoder, encoders.InceptionV3):
+        names = "FID", "KID"
+    distances = metrics.FID(encoder, name=names[0]), metrics.KID(encoder, name=names[1])
+    return [*distances, metrics.Precision(encoder), metrics.Recall(encoder)]
 
 
 def take(data: Any, num_images: int) -> np.ndarray:
-    """The first images of anything `fit` takes, or all if there are fewer, as one array."""
+    """At most the first `num_images` images of data as in `fit`, as one array."""
     taken, count = [], 0
     for images in _batches(data):
         taken.append(images[: num_images - count])
@@ -142,90 +141,65 @@ def take(data: Any, num_images: int) -> np.ndarray:
 
 
 def nearest_images(images: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The three images of `data`, anything `fit` takes, that differ least from each of `images`.
+    """The three images of `data`, as in `fit`, that are closest to each of `images`.
 
-    Returns arrays (images, 3, height, width, channels), nearest first, and (images, 3): distances,
-    root-mean-square differences of pixels.
+    Returns arrays (images, 3, height, width, channels), nearest first, and (images, 3), the
+    root-mean-square differences of their pixels.
     """
     # In float64: small distances are differences of large squares.
     flat = images.reshape(len(images), -1).astype("float64")
+    rows = np.arange(len(images))[:, None]
     nearest = np.zeros((len(images), 0, *images.shape[1:]), "float32")
-    distances = np.zeros((len(images), 0))
+    squares = np.zeros((len(images), 0))
     for others in _batches(data):
         flat_others = others.reshape(len(others), -1).astype("float64")
-        squares = np.sum(flat**2, axis=1)[:, None] + np.sum(flat_others**2, axis=1)
-        squares = np.maximum(squares - 2 * flat @ flat_others.T, 0.0)
-        new = np.argsort(squares, axis=1)[:, :NUM_NEAREST]
-        new_distances = np.sqrt(np.take_along_axis(squares, new, axis=1) / flat.shape[1])
-        distances = np.concatenate([distances, new_distances], axis=1)
-        order = np.argsort(distances, axis=1)[:, :NUM_NEAREST]
-        distances = np.take_along_axis(distances, order, axis=1)
-        nearest = np.concatenate([nearest, others[new]], axis=1)
-        nearest = np.take_along_axis(nearest, order[..., None, None, None], axis=1)
-    return nearest, distances
+        new = np.concatenate([*metrics.squared_distances(flat, flat_others)])
+        closest = np.argsort(new, axis=1)[:, :NUM_NEAREST]
+        nearest = np.concatenate([nearest, others[closest]], axis=1)
+        squares = np.concatenate([squares, new[rows, closest]], axis=1)
+        order = np.argsort(squares, axis=1)[:, :NUM_NEAREST]
+        nearest, squares = nearest[rows, order], squares[rows, order]
+    return nearest, np.sqrt(np.maximum(squares, 0.0) / flat.shape[1])
 
 
 def _batches(data: Any) -> Iterator[np.ndarray]:
-    batches = map(checks.images_of, checks.batches(data))
-    return (keras.ops.convert_to_numpy(checks.scale(images)) for images in batches)
-
-
-def _compare_with_training(
-    generated: np.ndarray, real: np.ndarray, train_images: Any
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Median distances to the nearest training image, and the nearest pairs as pictures."""
-    generated, real = generated[:NUM_PROBES], real[:NUM_PROBES]
-    nearest, distances = nearest_images(np.concatenate([generated, real]), train_images)
-    of_generated, of_real = np.split(distances[:, 0], [len(generated)])
-    order = np.argsort(of_generated)[:COLUMNS]
-    pictures = np.stack([generated[order], *np.moveaxis(nearest[order], 1, 0)])
-    medians = {"generated": float(np.median(of_generated)), "real": float(np.median(of_real))}
-    return {**medians, "count": len(generated)}, pictures
+    batches = map(checks.first_of, checks.batches(data))
+    return (keras.ops.convert_to_numpy(checks.to_float(images)) for images in batches)
 
 
 def table(results: dict[str, Any]) -> str:
     """The rows of `evaluate` as Markdown."""
     columns = results["metrics"]
-    lines = [
-        f"| images | evaluations each | {' | '.join(columns)} |",
-        f"| --- | ---: |{' ---: |' * len(columns)}",
-    ]
+    lines = [["images", "evaluations each", *columns], ["---", *["---:"] * (1 + len(columns))]]
     for row in results["rows"]:
         values = [_number(row[column], 4) for column in columns]
         error = row[f"{columns[1]} standard error"]
-        if error is not None:
-            values[1] += f" ± {_number(error, 2)}"
-        lines.append(f"| {row['images']} | {row['evaluations'] or ''} | {' | '.join(values)} |")
+        values[1] += "" if error is None else f" ± {_number(error, 2)}"
+        lines.append([row["images"], str(row["evaluations"] or ""), *values])
     nearest = results["distance_to_nearest_training_image"]
-    lines.append(
-        f"""
-{results["num_images"]} generated images against {results["real_images"]} real ones; features: \
-{results["encoder"]}. The {columns[1]} ± its standard error. Lower is better; for precision and \
-recall, higher.
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"""{text}
+{results["num_images"]} generated images against {results["real_images"]} real ones, by the \
+features of {results["encoder"]}. Lower distances are better, and higher precision and recall; \
+± is the standard error of the {columns[1]}.
 
 Root-mean-square difference from the nearest training image, median of {nearest["count"]}: \
-{nearest["generated"]:.3g} of generated images, {nearest["real"]:.3g} of real ones. Far smaller \
-ones would mean that the model has memorised training images.
+{nearest["generated"]:.3g} for generated images, {nearest["real"]:.3g} for real ones. A far \
+smaller one for generated images would mean that the model has memorised training images.
 """
-    )
-    return "\n".join(lines)
 
 
 def _number(value: float, digits: int) -> str:
-    """As many digits as given, but no exponents of large numbers."""
+    """`value` with that many digits; large numbers without exponents."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def write(output: str | os.PathLike, results: dict[str, Any], pictures: np.ndarray) -> None:
-    """Writes what `evaluate` returned: `results.json`, `table.md` and `nearest.png` in a folder."""
+    """Writes the results of `evaluate` to a folder: `results.json`, `table.md`, `nearest.png`."""
     write_results(output, results, table(results))
-    ranks = ["generated", *(f"{rank}nearest in training" for rank in ("", "2nd ", "3rd "))]
-    plots.plot_images(
-        pictures.reshape(-1, *pictures.shape[2:]),
-        pictures.shape[1],
-        pathlib.Path(output) / "nearest.png",
-        row_labels=ranks[: len(pictures)],
-    )
+    places = "nearest", "2nd nearest", "3rd nearest"
+    labels = ["generated", *(f"{place} in training" for place in places)]
+    plots.plot_rows(dict(zip(labels, pictures)), pathlib.Path(output, "nearest.png"))
 
 
 def write_results(output: str | os.PathLike, results: dict[str, Any], table: str) -> None:
@@ -236,17 +210,13 @@ def write_results(output: str | os.PathLike, results: dict[str, Any], table: str
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, which numbers must be reported with."""
+    """Versions and machine, to report with numbers."""
     backend = keras.backend.backend()
+    modules = sys.modules[backend], keras, np, keras_ddim  # Keras has imported its backend
+    versions = {module.__name__: module.__version__ for module in modules}
     return {
         "backend": backend,
-        "versions": {
-            "python": platform.python_version(),
-            backend: sys.modules[backend].__version__,  # imported by Keras
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-            "keras_ddim": keras_ddim.__version__,
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "system": platform.platform(),
     }

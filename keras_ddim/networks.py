@@ -8,31 +8,28 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.initializers import GlorotUniform
 
 from keras_ddim.checks import (
-    brief,
+    check_choice,
     check_count,
     check_image_shape,
-    check_integers,
-    check_keras,
     check_number,
     check_seed,
+    require,
 )
-from keras_ddim.parts import PACKAGE
+from keras_ddim.serialization import PACKAGE
 
-# A file may ask for any network. Weights of 1 GiB, channels, a frequency with digits of its phase.
+# A file may ask for any network; 1 GiB of weights is the limit.
 LARGEST_NETWORK = 2**28
-LARGEST_WIDTH = 2**14
-LARGEST_FREQUENCY = 1e6
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SinusoidalEmbedding(layers.Layer):
     """`[sin(2πf₁x), …, sin(2πfₙx), cos(2πf₁x), …, cos(2πfₙx)]`, the frequencies log-spaced.
 
-    Turns one number (the noise level) into a vector in which both large and small changes of it
-    are easy to read for a network. Always computed in float32: at frequency 1000 bfloat16 has no
-    digits of the phase left.
+    Turns a number (the noise level) into a vector in which both large and small changes show.
+    Computed in float32, since bfloat16 has no digits of the phase left at frequency 1000.
 
     Args:
         embedding_dims: Size of the embedding, an even number of at least 4. Defaults to 32.
@@ -58,14 +55,9 @@ class SinusoidalEmbedding(layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.embedding_dims = check_count("embedding_dims", embedding_dims, 4, LARGEST_WIDTH)
-        if embedding_dims % 2:
-            raise ValueError(
-                f"`embedding_dims` must be even. Received: embedding_dims={embedding_dims}"
-            )
-        self.max_frequency = check_number(
-            "max_frequency", max_frequency, above=0, high=LARGEST_FREQUENCY
-        )
+        self.embedding_dims = check_count("embedding_dims", embedding_dims, 4)
+        require(embedding_dims % 2 == 0, "embedding_dims", "even", embedding_dims)
+        self.max_frequency = check_number("max_frequency", max_frequency, above=0)
         self.min_frequency = check_number(
             "min_frequency", min_frequency, above=0, below=self.max_frequency
         )
@@ -89,75 +81,145 @@ class SinusoidalEmbedding(layers.Layer):
 
 
 class UNet(keras.Model):
-    """What the U-Nets share.
+    """The common part of the U-Nets; subclasses implement `_begin`.
 
-    They are saved as their arguments, so that a file does not depend on how a version of Keras
-    describes its layers; subclasses hand these to `_keep`, once they are built. The last layer
-    starts at zero and stays float32 under every dtype policy.
+    They are saved as their arguments and the names of frozen layers, so files load under other
+    versions of Keras. The last layer starts at zero and stays float32 under every dtype policy.
 
-    On several devices, their batch normalization is Keras's: under `tf.distribute` each replica
-    normalizes by the statistics of its own part of the batch, and keeps moving ones of its own, of
-    which those of the first are saved; under `keras.distribution` on JAX, and on one device, it is
-    the whole batch. So parts of a batch should not be very small.
+    Under `tf.distribute`, batch normalization uses the statistics of each replica's part of the
+    batch and saves the first replica's. Under `keras.distribution` on JAX, it uses the statistics
+    of the whole batch.
 
     Args:
         image_shape: (height, width, channels); height and width divisible by
             `2 ** (len(widths) - 1)`, not necessarily equal.
         widths: Channels of each level, from full resolution down.
         block_depth: Residual blocks of each level and direction.
-        num_classes: Number of classes of images, for a network with the labels as third input; the
-            label `num_classes` stands for "any". Defaults to None: no labels.
-        images_seen: Number of images that it is given to predict from, laid over each other as
-            channels; 2 for `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
+        num_classes: Number of classes of images, for a network with the labels as third input. The
+            label `num_classes` stands for the null class. Defaults to None: no labels.
+        max_frequency: Highest frequency of the noise level's embedding; the lowest is 1.
+        images_seen: Number of images to predict from, concatenated along channels; 2 for
+            `DiffusionModel(preconditioning="spectral")`. Defaults to 1.
         embedding_dims: Size of the noise level's embedding. Defaults to 32.
-        max_frequency: Highest frequency of that embedding; the lowest is 1.
+        next_level: Whether the network is also conditioned on the noise level that a step goes to,
+            by one more input after the present one. Defaults to False.
         seed: Integer that makes the initial weights reproducible, or None (Keras's global seed).
         dtype: Dtype policy of the body, such as "mixed_bfloat16"; None for Keras's global one.
         name: Name of the Keras model. Defaults to None: that of the class, numbered.
 
     Call arguments:
         inputs: `[noisy_images, noise_variances]`, of shapes (batch, height, width, channels) and
-            (batch, 1, 1, 1); with `num_classes`, integers (batch,) as well.
+            (batch, 1, 1, 1); with `next_level`, the next noise variances, and with `num_classes`,
+            integers (batch,) as well.
 
     Returns:
-        What is to be predicted, float32, shaped as `noisy_images`.
+        The prediction, float32, shaped as `noisy_images`.
 
     Raises:
         ValueError: If the sizes do not fit together; the message says which do.
     """
 
-    arguments: dict[str, Any]
+    last_kernel_size = 3
 
-    def _keep(self, **arguments: Any) -> None:
-        self.arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        widths: tuple[int, ...],
+        block_depth: int,
+        num_classes: int | None,
+        max_frequency: float,
+        *,
+        images_seen: int = 1,
+        embedding_dims: int = 32,
+        next_level: bool = False,
+        seed: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+        **own: Any,
+    ) -> None:
+        height, width, channels = check_sizes(image_shape, widths, block_depth, num_classes)
+        make = _Layers(seed, dtype, num_classes)
+        inputs = [
+            keras.Input((height, width, channels * images_seen), name="noisy_images"),
+            keras.Input((1, 1, 1), name="noise_variances"),
+        ]
+        if check_choice("next_level", next_level, (False, True)):
+            inputs.append(keras.Input((1, 1, 1), name="next_noise_variances"))
+        embed = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
+        levels = [embed(x) for x in inputs[1:]]
+        labels = []
+        if num_classes is not None:
+            labels.append(keras.Input((), dtype="int32", name="labels"))
+        x, block, upsample = self._begin(make, inputs[0], levels, labels, widths[0], **own)
+        x = _u_net(x, widths, block_depth, block, upsample)
+        # Zero at first: training starts from no prediction instead of a random one.
+        zeros = {"kernel_initializer": "zeros", "dtype": "float32"}
+        outputs = make.conv(channels, self.last_kernel_size, **zeros)(x)
+        super().__init__([*inputs, *labels], outputs, name=name)
+        self.arguments = {
+            "image_shape": [height, width, channels],
+            "widths": [int(width) for width in widths],
+            "block_depth": block_depth,
+            "num_classes": num_classes,
+            "max_frequency": max_frequency,
+            "images_seen": images_seen,
+            "embedding_dims": embedding_dims,
+            "next_level": next_level,
+            "seed": make.seed,
+            "dtype": make.dtype,
+            **own,
+        }
+
+    def _begin(
+        self, make: "_Layers", noisy_images: Any, levels: list, labels: list, width: int
+    ) -> tuple:
+        """`(x, block, upsample)`: the output of the first layer, and functions that add layers.
+
+        `levels` are embedded, the present one and maybe the next; `labels` hold one tensor or none.
+        """
+        raise NotImplementedError
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes that labels name; None of a network that takes none."""
+        """Number of classes that labels name, or None."""
         return self.arguments["num_classes"]
 
     def get_config(self) -> dict:
-        return {"name": self.name, **self.arguments}
+        frozen = [layer.name for layer in self.layers if layer.weights and not layer.trainable]
+        frozen = frozen if self.trainable else [self.name]
+        return {"name": self.name, **self.arguments, "frozen": frozen}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: Any = None) -> "UNet":
-        return cls(**config)
+        config = dict(config)
+        frozen = config.pop("frozen", [])
+        # Blocks have two convolutions of 3×3, and are there on the way down and on the way up.
+        blocks = 45 * config.get("block_depth", 2) * sum(w**2 for w in config.get("widths", ()))
+        dims = max(config.get("embedding_dims", 32), config.get("modulation_dims", 128))
+        weights = blocks + dims * (dims + (config.get("num_classes") or 0))
+        require(weights <= LARGEST_NETWORK, "config", "of a smaller network", config)
+        network = cls(**config)
+        for layer in [network, *network.layers]:
+            if layer.name in frozen:
+                layer.trainable = False
+        return network
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ResidualUNet(UNet):
-    """A residual U-Net taking `[noisy_images, noise_variances]` to the predicted noises.
+    """A residual U-Net from `[noisy_images, noise_variances]` to the prediction.
 
     Each level has `block_depth` residual blocks on the way down and as many on the way up, with
-    skip connections between them; the embeddings of the noise level and of labels are laid under
-    the image as further channels. The defaults are the network of the Keras DDIM example: 1,953,507
-    parameters at 64×64×3. For better pictures in the same time, see `ModulatedUNet`.
+    skip connections between them. The embeddings of the noise level and of labels are concatenated
+    to the image as further channels. The defaults are the network of the Keras DDIM example, with
+    1,953,507 parameters at 64×64×3. For better pictures in the same time, see `ModulatedUNet`.
 
     Args:
-        image_shape, num_classes, images_seen, embedding_dims, seed, dtype, name: See `UNet`.
+        image_shape, num_classes: See `UNet`.
         widths: Channels of each level. Defaults to (32, 64, 96, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 2.
         max_frequency: Highest frequency of the embedding. Defaults to 1000.
+        **kwargs: `images_seen`, `embedding_dims`, `seed`, `dtype` and `name`; see `UNet`.
 
     Example:
 
@@ -168,31 +230,25 @@ class ResidualUNet(UNet):
         [Ho et al., 2020](https://arxiv.org/abs/2006.11239)
     """
 
+    last_kernel_size = 1
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         widths: tuple[int, ...] = (32, 64, 96, 128),
         block_depth: int = 2,
         num_classes: int | None = None,
-        images_seen: int = 1,
-        embedding_dims: int = 32,
         max_frequency: float = 1000.0,
-        *,
-        seed: int | None = None,
-        dtype: Any = None,
-        name: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        image_shape, widths, num_classes = check_sizes(
-            image_shape, widths, block_depth, num_classes
-        )
-        make = _Layers(seed, dtype)
-        inputs = _make_inputs(image_shape, images_seen, num_classes)
-        embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
-        embeddings = [embedding(inputs[1])]
-        if num_classes is not None:
-            label = make.embedding(num_classes + 1, embedding_dims)(inputs[2])
-            embeddings.append(label[:, None, None])
-        maps = [make.upsample(image_shape[:2], "nearest")(vector) for vector in embeddings]
+        super().__init__(image_shape, widths, block_depth, num_classes, max_frequency, **kwargs)
+
+    def _begin(
+        self, make: "_Layers", noisy_images: Any, levels: list, labels: list, width: int
+    ) -> tuple:
+        vectors = [label[:, None, None] for label in make.embed(labels, levels[0].shape[-1])]
+        size = noisy_images.shape[1:3]
+        maps = [make.upsample(size, "nearest")(vector) for vector in (*levels, *vectors)]
 
         def block(x: Any, filters: int) -> Any:
             shortcut = x if x.shape[-1] == filters else make.conv(filters, 1)(x)
@@ -203,38 +259,28 @@ class ResidualUNet(UNet):
         def upsample(x: Any, filters: int) -> Any:
             return make.upsample(2, "bilinear")(x)
 
-        x = ops.concatenate([make.conv(widths[0], 1)(inputs[0]), *maps], axis=-1)
-        x = _u_net(x, widths, block_depth, block, upsample)
-        pred_noises = make.last_conv(image_shape[-1], 1)(x)
-        super().__init__(inputs, pred_noises, name=name)
-        self._keep(
-            image_shape=image_shape,
-            widths=widths,
-            block_depth=block_depth,
-            num_classes=num_classes,
-            images_seen=images_seen,
-            embedding_dims=embedding_dims,
-            max_frequency=max_frequency,
-            seed=make.seed,
-            dtype=make.dtype,
-        )
+        x = ops.concatenate([make.conv(width, 1)(noisy_images), *maps], axis=-1)
+        return x, block, upsample
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ModulatedUNet(UNet):
     """A residual U-Net that is scaled and shifted by the noise level in every block.
 
-    `block(x) = shortcut(x) + conv(swish(scale * conv(normalize(x)) + shift))`: scale and shift, one
-    of each for every channel, come from the noise level by two dense layers. It makes better
-    pictures than `ResidualUNet` in the same time, in which the level only enters with the image;
-    with its defaults it is the network of `keras_ddim.recipe`.
+    `block(x) = shortcut(x) + conv(swish(scale * conv(normalize(x)) + shift))`. Two dense layers
+    compute the scale and shift of each channel from the noise level. Images are better than those
+    of `ResidualUNet` after the same time. With its defaults, it is the network of
+    `keras_ddim.recipe`.
 
     Args:
-        image_shape, num_classes, images_seen, embedding_dims, seed, dtype, name: See `UNet`.
+        image_shape, num_classes: See `UNet`.
         widths: Channels of each level. Defaults to (16, 32, 64, 128).
         block_depth: Residual blocks of each level and direction. Defaults to 1.
         max_frequency: Highest frequency of the embedding. Defaults to 32.
         modulation_dims: Width of the dense layers. Defaults to 128.
+        **kwargs: `images_seen`, `embedding_dims`, `next_level`, `seed`, `dtype` and `name`; see
+            `UNet`. The next level enters by a layer of zeros, so that it has no effect before
+            training.
 
     Example:
 
@@ -251,27 +297,32 @@ class ModulatedUNet(UNet):
         widths: tuple[int, ...] = (16, 32, 64, 128),
         block_depth: int = 1,
         num_classes: int | None = None,
-        images_seen: int = 1,
-        embedding_dims: int = 32,
         max_frequency: float = 32.0,
         modulation_dims: int = 128,
-        *,
-        seed: int | None = None,
-        dtype: Any = None,
-        name: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        image_shape, widths, num_classes = check_sizes(
-            image_shape, widths, block_depth, num_classes
-        )
-        make = _Layers(seed, dtype)
-        inputs = _make_inputs(image_shape, images_seen, num_classes)
-        embedding = SinusoidalEmbedding(embedding_dims, max_frequency=max_frequency)
-        level = layers.Flatten()(embedding(inputs[1]))
-        check_count("modulation_dims", modulation_dims, most=LARGEST_WIDTH)
+        kwargs["modulation_dims"] = check_count("modulation_dims", modulation_dims)
+        super().__init__(image_shape, widths, block_depth, num_classes, max_frequency, **kwargs)
+
+    def _begin(  # type: ignore[override]
+        self,
+        make: "_Layers",
+        noisy_images: Any,
+        levels: list,
+        labels: list,
+        width: int,
+        modulation_dims: int,
+    ) -> tuple:
+        here, *there = map(layers.Flatten(), levels)
+        level = make.dense(modulation_dims, activation=swish)(here)
+        for label in make.embed(labels, modulation_dims):
+            level = level + label
         level = make.dense(modulation_dims, activation=swish)(level)
-        if num_classes is not None:
-            level = level + make.embedding(num_classes + 1, modulation_dims)(inputs[2])
-        level = make.dense(modulation_dims, activation=swish)(level)
+        for following in there:
+            way = ops.concatenate([following - here, here], axis=-1)
+            way = make.dense(modulation_dims, activation=swish, name="way")(way)
+            zeros = {"kernel_initializer": "zeros", "use_bias": False, "name": "next_level"}
+            level = level + make.dense(modulation_dims, **zeros)(way)
 
         def block(x: Any, filters: int) -> Any:
             shortcut = x if x.shape[-1] == filters else make.conv(filters, 1)(x)
@@ -286,125 +337,105 @@ class ModulatedUNet(UNet):
         def upsample(x: Any, filters: int) -> Any:
             return make.upsample(2, "bilinear")(make.conv(filters, 1)(x))
 
-        x = make.conv(widths[0], 3)(inputs[0])
-        x = _u_net(x, widths, block_depth, block, upsample)
-        super().__init__(inputs, make.last_conv(image_shape[-1], 3)(x), name=name)
-        self._keep(
-            image_shape=image_shape,
-            widths=widths,
-            block_depth=block_depth,
-            num_classes=num_classes,
-            images_seen=images_seen,
-            embedding_dims=embedding_dims,
-            max_frequency=max_frequency,
-            modulation_dims=modulation_dims,
-            seed=make.seed,
-            dtype=make.dtype,
-        )
+        return make.conv(width, 3)(noisy_images), block, upsample
 
 
 def swish(x: Any) -> Any:
-    """`x * sigmoid(x)`. TensorFlow's own keeps each graph that it was traced in for ever."""
+    """`x * sigmoid(x)`; TensorFlow's own leaks traced graphs."""
     return x * ops.sigmoid(x)
 
 
 def check_sizes(
     image_shape: Any, widths: Any, block_depth: Any, num_classes: Any
-) -> tuple[tuple[int, int, int], tuple[int, ...], int | None]:
-    check_keras()
-    image_shape = check_image_shape(image_shape)
-    widths = check_integers("widths", widths, most=LARGEST_WIDTH)
-    block_depth = check_count("block_depth", block_depth, most=100)
+) -> tuple[int, int, int]:
+    """The image shape, if a U-Net of these sizes can be built for it."""
+    settings = keras.config.floatx(), keras.config.image_data_format()
+    is_usual = settings == ("float32", "channels_last")
+    require(is_usual, "keras.config", "set to float32 and channels_last", settings)
+    height, width, channels = check_image_shape(image_shape)
+    require(isinstance(widths, (tuple, list)) and widths, "widths", "a list of integers", widths)
+    for size in widths:
+        check_count("widths", size)
+    check_count("block_depth", block_depth)
     if num_classes is not None:
-        num_classes = check_count("num_classes", num_classes, most=1_000_000)
-    # A block has two convolutions of 3×3, and is there on the way down and on the way up.
-    weights = 45 * block_depth * sum(width**2 for width in widths)
-    if weights > LARGEST_NETWORK:
-        raise ValueError(
-            f"`widths` and `block_depth` must make at most {LARGEST_NETWORK:,} weights. "
-            f"Received: widths={brief(widths)} and block_depth={block_depth}, about {weights:,}"
-        )
+        check_count("num_classes", num_classes)
     multiple = 2 ** (len(widths) - 1)
-    height, width, _ = image_shape
-    if height % multiple or width % multiple:
-        fitting = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
+    allowed = f"divisible by {multiple} in height and width, for {len(widths)} levels of `widths`"
+    require(height % multiple == width % multiple == 0, "image_shape", allowed, image_shape)
+    return height, width, channels
+
+
+def takes_next_level(network: keras.Model) -> bool:
+    """Whether a network is also conditioned on the noise level that a step goes to."""
+    return len(network.inputs) > 2 and len(network.inputs[2].shape) == 4
+
+
+def check_network(
+    network: Any, image_shape: Any = None, images_seen: int = 1
+) -> tuple[int, int, int]:
+    """The image shape of a network: `[noisy_images, noise level]`, and more, to a prediction.
+
+    The next noise level may follow, and labels. The first input holds `images_seen` images,
+    concatenated along channels.
+    """
+    require(isinstance(network, keras.Model), "network", "a `keras.Model`", network)
+    inputs = [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
+    outputs = [tuple(x.shape[1:]) for x in getattr(network, "outputs", None) or ()]
+    fitting = [(*shape[:2], shape[2] * images_seen) for shape in outputs if len(shape) == 3]
+    levels = [shape for shape in inputs[1:] if shape == (1, 1, 1)]
+    takes_level = len(levels) in (1, 2) and inputs[1:] in (levels, [*levels, ()])
+    if len(fitting) != 1 or inputs[:1] != fitting or not takes_level:
+        channels = "channels" if images_seen == 1 else f"{images_seen} * channels"
         raise ValueError(
-            f"`image_shape` must have a height and width divisible by {multiple}, as the network "
-            f"has {len(widths)} levels (widths={widths}); the nearest that fits is "
-            f"{fitting[0]}x{fitting[1]}. Received: image_shape={image_shape}"
+            f"`network` must take inputs of shapes (height, width, {channels}), (1, 1, 1) and, for "
+            "the next level and labels, (1, 1, 1) and (), to one output of shape (height, width, "
+            f"channels), got inputs of shapes {inputs} and outputs of shapes {outputs}"
         )
-    return image_shape, widths, num_classes
-
-
-def _make_inputs(
-    image_shape: tuple[int, int, int], images_seen: int, num_classes: int | None
-) -> list[Any]:
-    """Noisy images, their noise level and, where there are classes, their labels."""
-    height, width, channels = image_shape
-    seen = height, width, channels * check_count("images_seen", images_seen, most=100)
-    inputs = [
-        keras.Input(seen, dtype="float32", name="noisy_images"),
-        keras.Input((1, 1, 1), dtype="float32", name="noise_variances"),
-    ]
-    if num_classes is not None:
-        inputs.append(keras.Input((), dtype="int32", name="labels"))
-    return inputs
+    image_shape = check_image_shape(outputs[0] if image_shape is None else image_shape)
+    is_fitting = all(size in (None, given) for size, given in zip(outputs[0], image_shape))
+    require(is_fitting, "image_shape", f"that of `network`, {outputs[0]}", image_shape)
+    return image_shape
 
 
 class _Layers:
-    """Makes the layers of one network: of its dtype policy, and reproducible if it has a seed.
+    """Makes the layers of one network, of its dtype policy and reproducible if it has a seed.
 
-    They are numbered within the network: of every further name of a variable, as Keras's numbers
-    make them, TensorFlow keeps some kilobytes for ever.
+    They are numbered within the network, because TensorFlow keeps some kilobytes for ever for each
+    new name of a variable, such as Keras's numbers make.
     """
 
-    def __init__(self, seed: int | None, dtype: Any) -> None:
+    def __init__(self, seed: int | None, dtype: Any, num_classes: int | None) -> None:
+        self.num_classes = num_classes
         self.seed = check_seed(seed)
-        self.dtype = _policy_name(dtype)
+        self.dtype = keras.dtype_policies.get(dtype).name
         # None for None: Keras's global seed.
         states = None if seed is None else np.random.SeedSequence(self.seed).generate_state(1000)
         self.seeds = itertools.repeat(None) if states is None else map(int, states)
         self.numbers = itertools.count(1)
 
-    def _common(self, kind: str) -> dict[str, Any]:
-        return {"name": f"{kind}_{next(self.numbers)}", "dtype": self.dtype}
+    def _common(self, kind: str, **kwargs: Any) -> dict[str, Any]:
+        if kind in ("conv", "dense"):
+            kwargs = {"kernel_initializer": GlorotUniform(next(self.seeds)), **kwargs}
+        name = kwargs.pop("name", None) or f"{kind}_{next(self.numbers)}"
+        return {"name": name, "dtype": self.dtype, **kwargs}
 
-    def _with_kernel(self, kind: str) -> dict[str, Any]:
-        initializer = keras.initializers.GlorotUniform(next(self.seeds))
-        return {"kernel_initializer": initializer, **self._common(kind)}
-
-    def conv(self, filters: int, kernel_size: int, **kwargs: Any) -> Any:
-        kwargs = {**self._with_kernel("conv"), **kwargs}
-        return layers.Conv2D(filters, kernel_size, padding="same", **kwargs)
-
-    def last_conv(self, filters: int, kernel_size: int) -> Any:
-        # Zero at first, so that training starts from nothing predicted instead of a random guess.
-        return self.conv(filters, kernel_size, kernel_initializer="zeros", dtype="float32")
+    def conv(self, filters: int, size: int, **kwargs: Any) -> Any:
+        return layers.Conv2D(filters, size, padding="same", **self._common("conv", **kwargs))
 
     def dense(self, units: int, **kwargs: Any) -> Any:
-        return layers.Dense(units, **{**self._with_kernel("dense"), **kwargs})
+        return layers.Dense(units, **self._common("dense", **kwargs))
 
-    def embedding(self, count: int, units: int) -> Any:
-        return layers.Embedding(count, units, "zeros", **self._common("embedding"))
+    def embed(self, labels: list, units: int) -> list:
+        """One embedding for each input of labels, of which there may be none."""
+        size, common = (self.num_classes or 0) + 1, self._common
+        return [layers.Embedding(size, units, "zeros", **common("embedding"))(x) for x in labels]
 
     def normalization(self, momentum: float = 0.99) -> Any:
-        return layers.BatchNormalization(
-            momentum=momentum, center=False, scale=False, **self._common("normalization")
-        )
+        common = self._common("normalization", center=False, scale=False)
+        return layers.BatchNormalization(momentum=momentum, **common)
 
     def upsample(self, size: Any, interpolation: str) -> Any:
-        return layers.UpSampling2D(size, interpolation=interpolation, **self._common("upsampling"))
-
-
-def _policy_name(dtype: Any) -> str:
-    try:
-        policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
-        return policy.name
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            '`dtype` must be a dtype policy, such as "mixed_bfloat16". '
-            f"Received: dtype={brief(dtype)}"
-        ) from error
+        return layers.UpSampling2D(size, **self._common("upsampling", interpolation=interpolation))
 
 
 def _u_net(

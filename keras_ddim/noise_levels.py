@@ -1,10 +1,8 @@
 """Noise levels: their forms, and mixing and separating images and noises at a level.
 
-Pure functions. Training mixes and separates to learn, sampling separates and mixes to generate.
-A network may predict either component or a blend of the two, a velocity; all of them say the
-same, so `separate` turns any of them into both components, and `loss_weights` any loss into
-another's. They take tensors, and run inside of compiled functions: what is in the tensors, they do
-not check.
+Pure functions on tensors, for use inside compiled functions. A network may predict the image, the
+noise, or a blend of both, a velocity. `separate` turns any prediction into both components, and
+`loss_weights` turns any loss into another.
 """
 
 import math
@@ -14,23 +12,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import brief, check_array, check_choice, check_number
+from keras_ddim.checks import check_choice, check_number
 
 PREDICTION_TYPES = ("noise", "image", "velocity", "flow")
 WEIGHTINGS = (None, "noise", "image", "velocity", "flow", "truncated_snr", "min_snr")
 
-# How far, in log-SNR, a level may be beyond an end of a schedule and still be that end.
+# Distance, in log-SNR, within which a level beyond an end of a schedule counts as that end.
 LEVEL_TOLERANCE = 0.01
-# A rate below the resolution of float32: the mixture holds nothing of that component.
+# The resolution of float32; a mixture has none of a component with a lower rate.
 SMALLEST_RATE = 2.0**-23
-# Weights are those of a log-SNR within ±30: beyond, float32 images hold one component only.
+# Beyond, float32 images have one component only, and loss weights stay constant.
 LARGEST_LOG_SNR = 30.0
-# What stands for infinity where only finite levels can be followed: signal or noise are a 400th of
-# the other.
+# Replaces infinity for samplers that need finite levels: one component is 1/400 of the other.
 INFINITE_LOG_SNR = 12.0
-
-
-# Forms of the noise level
 
 
 def rates(log_snr: Any) -> tuple[Any, Any]:
@@ -47,39 +41,17 @@ def rates(log_snr: Any) -> tuple[Any, Any]:
 
 
 def finite(log_snr: Any) -> np.ndarray:
-    """`log_snr` as a NumPy array, infinities replaced by ±12 (`INFINITE_LOG_SNR`)."""
+    """`log_snr` as a NumPy array with ±12 (`INFINITE_LOG_SNR`) for infinities."""
     return np.nan_to_num(log_snr, nan=np.nan, posinf=INFINITE_LOG_SNR, neginf=-INFINITE_LOG_SNR)
 
 
-def timesteps_to_times(timesteps: Any, num_timesteps: int) -> Any:
-    """`diffusion_times = timesteps / (num_timesteps - 1)`, from 0..T − 1 to [0, 1]."""
-    return timesteps / (num_timesteps - 1)
-
-
-def times_to_timesteps(diffusion_times: Any, num_timesteps: int) -> Any:
-    """`timesteps = diffusion_times * (num_timesteps - 1)`, fractional where between two."""
-    return diffusion_times * (num_timesteps - 1)
-
-
 def as_float(values: Any) -> Any:
-    """A floating-point tensor of `values`: float32, or their own precision if that is higher."""
+    """`values` as a tensor: float64 if they are, else float32."""
     if not isinstance(values, keras.KerasTensor):
-        if not ops.is_tensor(values):
-            is_python = not hasattr(values, "dtype")  # which has no precision of its own
-            values = check_array("log_snr or diffusion_times", values)
-            values = values.astype("float32") if is_python else values
-        values = ops.convert_to_tensor(values)
-    if not any(kind in str(values.dtype) for kind in ("float", "int", "bool")):
-        raise ValueError(
-            "`log_snr` or `diffusion_times` must be numbers. "
-            f"Received: log_snr or diffusion_times={brief(values)}"
-        )
-    if keras.backend.standardize_dtype(values.dtype) == "float64":
-        return values
-    return ops.cast(values, "float32")
-
-
-# Images and noises
+        # Python's numbers would become float64 on some backends.
+        values = ops.convert_to_tensor(values, None if hasattr(values, "dtype") else "float32")
+    is_double = keras.backend.standardize_dtype(values.dtype) == "float64"
+    return values if is_double else ops.cast(values, "float32")
 
 
 def mix(images: Any, noises: Any, noise_rates: Any, signal_rates: Any) -> Any:
@@ -100,7 +72,7 @@ def separate(
     signal_rates: Any,
     prediction_type: str = "noise",
 ) -> tuple[Any, Any]:
-    """Undoes `mix`, given what the network predicted: `(pred_noises, pred_images)`.
+    """Undoes `mix`, given the network's prediction: `(pred_noises, pred_images)`.
 
     - "noise": `pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates`
     - "image": `pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates`
@@ -109,17 +81,17 @@ def separate(
     - "flow": `pred_images = (noisy_images - noise_rates * velocities) / (signal_rates +
       noise_rates)`, `pred_noises = pred_images + velocities`
 
-    "velocity" is the preconditioning of EDM up to its sign: where data have unit variance, as
-    normalised images do, EDM's network predicts minus the velocity. "flow" is the velocity of
-    rectified flow (see `keras_ddim.schedules.RectifiedFlowSchedule`).
+    "velocity" is EDM's preconditioning: for data of unit variance, such as normalised images, EDM's
+    network predicts minus the velocity. "flow" is the velocity of rectified flow (see
+    `keras_ddim.schedules.RectifiedFlowSchedule`).
 
-    Where the rate to divide by is 0 (below 2⁻²³), the mixture says nothing about the component; it
-    is taken for 0, the mean of normalised images and of noises.
+    Components whose divisor is below 2⁻²³ become 0, their mean, as the mixture does not contain
+    them.
 
     Args:
         noisy_images, noise_rates, signal_rates: As in `mix`.
-        prediction: What the network predicted, as `noisy_images`.
-        prediction_type: What that is, one of the four above. Defaults to "noise".
+        prediction: The network's output, shaped as `noisy_images`.
+        prediction_type: Its meaning, one of the four above. Defaults to "noise".
 
     Reference:
         "velocity": [Salimans & Ho, 2022, Progressive
@@ -144,11 +116,11 @@ def separate(
 def target(
     images: Any, noises: Any, noise_rates: Any, signal_rates: Any, prediction_type: str = "noise"
 ) -> Any:
-    """What the network should predict: `noises`, `images`, or a velocity.
+    """The target of the prediction: `noises`, `images`, or a velocity.
 
-    - "velocity": `signal_rates * noises - noise_rates * images`, the direction in which
-      `noisy_images` move as the angle whose cosine is the signal rate grows
-    - "flow": `noises - images`, that in which `(1 - t) * images + t * noises` moves as t grows
+    - "velocity": `signal_rates * noises - noise_rates * images`, the derivative of `noisy_images`
+      by the angle whose cosine is the signal rate
+    - "flow": `noises - images`, the derivative of `(1 - t) * images + t * noises` by t
 
     Arguments are those of `mix` and `separate`.
     """
@@ -165,7 +137,7 @@ def target(
 def loss_weights(
     log_snr: Any, prediction_type: str = "noise", weighting: str | None = None, gamma: float = 5.0
 ) -> Any:
-    """The factor that makes a squared error of the prediction act as another squared error.
+    """The factor that turns a squared error of the prediction into another squared error.
 
     It is `w(weighting) / w(prediction_type)`, where with `SNR = exp(log_snr)`
 
@@ -174,13 +146,12 @@ def loss_weights(
     - `w("velocity") = 1 + SNR`
     - `w("flow") = (1 + sqrt(SNR))²`
     - `w("truncated_snr") = max(SNR, 1)`: the larger of the image's and the noise's error
-    - `w("min_snr") = min(SNR, gamma)`: the noise's, limited where there is little of it
+    - `w("min_snr") = min(SNR, gamma)`: the noise's error, limited at low noise
 
     Args:
-        log_snr: Noise level, of any shape, that of the factors. Beyond ±30, infinite levels
-            included, the factor is that of ±30, so that it is always finite.
+        log_snr: Noise levels of any shape, clipped to ±30.
         prediction_type: As in `separate`.
-        weighting: The loss to act as, one of the six above, or None for 1 everywhere.
+        weighting: The loss to act as, one of the six above, or None for factors of 1.
         gamma: The limit of "min_snr", positive. Defaults to 5.0.
 
     Example:

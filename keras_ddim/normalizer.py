@@ -1,4 +1,4 @@
-"""The normalizer: pixel values to the space of zero mean and unit variance, and back."""
+"""The normalizer: from pixel values to zero mean and unit variance, and back."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,17 +6,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ddim.checks import brief, check_array, check_count
-from keras_ddim.parts import PACKAGE
+from keras_ddim.checks import check_array, check_count, require
+from keras_ddim.serialization import PACKAGE
+
+# One grey level; a channel that is constant in training would blow up the slightest change.
+SMALLEST_DEVIATION = 1 / 255
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Normalizer(keras.layers.Layer):
     """`normalised = (images - mean) / deviation`, channel by channel.
 
-    Mean and standard deviation are plain weights: what assigns weights (`set_weights`, loading,
-    `tf.distribute`) leaves no function that was compiled before with the old ones. A channel that
-    is constant has a deviation of Keras's epsilon, 1e-7.
+    Mean and standard deviation are weights, so compiled functions see later changes. The deviation
+    is at least one grey level, 1/255.
 
     Example:
 
@@ -27,18 +29,11 @@ class Normalizer(keras.layers.Layer):
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
-        self.channels = check_count("channels", channels, most=10_000)
-        self.mean = self._add_moment("mean", "zeros")
-        self.deviation = self._add_moment("deviation", "ones")
-        self.num_images = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, name="num_images"
-        )
+        self.channels = check_count("channels", channels)
+        self.mean = self.add_weight((channels,), "zeros", trainable=False, name="mean")
+        self.deviation = self.add_weight((channels,), "ones", trainable=False, name="deviation")
+        self.num_images = self.add_weight((), "zeros", trainable=False, name="num_images")
         self.built = True
-
-    def _add_moment(self, name: str, initializer: str) -> Any:
-        return self.add_weight(
-            shape=(self.channels,), initializer=initializer, trainable=False, name=name
-        )
 
     @property
     def is_adapted(self) -> bool:
@@ -54,32 +49,24 @@ class Normalizer(keras.layers.Layer):
         return self.mean + self.deviation * images
 
     def adapt(self, batches: Iterable[np.ndarray]) -> None:
-        """Sets mean and deviation to those of all images, of arrays (batch, height, width,
-        channels).
-        """
-        if not hasattr(batches, "__iter__") or getattr(batches, "shape", None) == ():
-            raise ValueError(f"`batches` must be iterable. Received: batches={brief(batches)}")
-        count, mean, scatter = 0, np.zeros(self.channels), np.zeros(self.channels)
-        num_images = 0
+        """Sets mean and deviation to those of batches of floats, channels last."""
+        num_images, count = 0, 0
+        mean, scatter = np.zeros(self.channels), np.zeros(self.channels)
         for batch in batches:
-            # Squares are those of differences from the batch's mean: in those of the values
-            # themselves, the digits of a small variance are lost.
-            batch = check_array("batches", batch, "arrays of images")
-            if batch.ndim < 2 or batch.shape[-1] != self.channels or not np.isfinite(batch).all():
-                raise ValueError(
-                    f"`batches` must be finite, of {self.channels} channels. "
-                    f"Received: batches with {brief(batch)}"
-                )
-            pixels = batch.astype("float64").reshape(-1, self.channels)
+            images = check_array("batches", batch, "arrays of images")
+            is_fitting = images.ndim > 1 and images.shape[-1] == self.channels
+            allowed = f"finite images of {self.channels} channels"
+            require(is_fitting and np.isfinite(images).all(), "batches", allowed, images)
+            pixels = images.astype("float64").reshape(-1, self.channels)
+            # Squares of differences from the mean, since squares of values lose small variances.
             batch_mean = pixels.mean(axis=0)
             change, total = batch_mean - mean, count + len(pixels)
             scatter += ((pixels - batch_mean) ** 2).sum(axis=0)
             scatter += change**2 * count * len(pixels) / total
             mean += change * len(pixels) / total
-            count, num_images = total, num_images + len(batch)
-        if not num_images:
-            raise ValueError("`batches` must hold at least one image. Received none.")
-        deviation = np.maximum(np.sqrt(scatter / count), keras.backend.epsilon())
+            count, num_images = total, num_images + len(images)
+        require(num_images, "batches", "at least one image", num_images)
+        deviation = np.maximum(np.sqrt(scatter / count), SMALLEST_DEVIATION)
         self.mean.assign(mean.astype("float32"))
         self.deviation.assign(deviation.astype("float32"))
         self.num_images.assign(num_images)

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import brief, check_image_shape
+from keras_ddim.checks import check_image_shape, require
 from keras_ddim.noise_levels import rates, target
-from keras_ddim.parts import PACKAGE
+from keras_ddim.serialization import PACKAGE
 
 # Pixels have a variance of 1: a coefficient with less than this is as good as constant.
 SMALLEST_VARIANCE = 1e-5
@@ -173,16 +173,15 @@ def _cosines(size: int) -> np.ndarray:
 
 
 def get(identifier: Any, image_shape: tuple[int, int, int]) -> SpectralPreconditioning | None:
-    """The preconditioning that `identifier` names: None, "spectral", or itself a layer."""
+    """The preconditioning for None, "spectral", a configuration (dict) or itself a layer."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if identifier is None:
         return None
     if isinstance(identifier, str) and identifier == "spectral":
         return SpectralPreconditioning(image_shape)
-    if not isinstance(identifier, SpectralPreconditioning) or identifier.image_shape != image_shape:
-        raise ValueError(
-            '`preconditioning` must be None, "spectral" or a `SpectralPreconditioning` of images '
-            f"of shape {image_shape}. Received: preconditioning={brief(identifier)}"
-        )
+    is_layer = isinstance(identifier, SpectralPreconditioning)
+    is_fitting = is_layer and identifier.image_shape == image_shape
+    allowed = f'None, "spectral" or a `SpectralPreconditioning({image_shape})`'
+    require(is_fitting, "preconditioning", allowed, identifier)
     return identifier

@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes long, Keras's own."""
+"""A progress bar for long work: Keras's own."""
 
 import time
 
@@ -10,28 +10,24 @@ SECONDS_BEFORE_PROGRESS = 2.0
 
 
 class Progress:
-    """A bar at once (`verbose=1`), once the work takes over 2 seconds ("auto"), or none (0).
-
-    The work is `target` units, named in the singular.
-    """
+    """A bar of `target` units, shown at once (`verbose=1`), after 2 s ("auto") or never (0)."""
 
     def __init__(self, target: int, unit_name: str, verbose: int | str = "auto") -> None:
-        self.target, self.unit_name, self.verbose = target, unit_name, verbose
-        self.done = 0
-        self.start: float | None = None
         check_choice("verbose", verbose, (0, 1, "auto"))
-        self.bar = self._make_bar() if verbose == 1 else None
-
-    def _make_bar(self) -> keras.utils.Progbar:
-        return keras.utils.Progbar(self.target, unit_name=self.unit_name)
+        self.target, self.verbose, self.done = target, verbose, 0
+        self.bar = keras.utils.Progbar(target, unit_name=unit_name, verbose=int(verbose != 0))
+        self.start: float | None = None
 
     def advance(self, units: int = 1) -> None:
-        """Tells that so many more units are done."""
+        """Counts `units` more as done."""
         self.done += units
-        # The first unit may have been compiled, which says nothing about the others.
+        # From the first unit on, which may have taken long to compile.
         self.start = self.start or time.monotonic()
-        waited = time.monotonic() - self.start
-        if self.bar is None and self.verbose == "auto" and waited > SECONDS_BEFORE_PROGRESS:
-            self.bar = self._make_bar()
-        if self.bar is not None:
+        if self.verbose == 1 or time.monotonic() - self.start > SECONDS_BEFORE_PROGRESS:
             self.bar.update(self.done)
+
+    def finish(self) -> None:
+        """Ends the bar of work that took fewer units than `target`."""
+        if self.done < self.target:
+            self.target = self.bar.target = self.done
+            self.advance(0)

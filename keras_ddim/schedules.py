@@ -1,52 +1,49 @@
 """Schedules: which noise level belongs to which diffusion time, and back.
 
-The network is conditioned on a noise level, so any schedule can be put in front of a trained
-model. The noise level travels through the package as its log signal-to-noise ratio, the one form
-that keeps float32 digits at both ends.
+The network is conditioned on a noise level, so a trained model works with any schedule. Noise
+levels are log signal-to-noise ratios throughout, the one form that keeps float32 digits at both
+ends.
 
-Of a schedule that the literature defines by a table of T timesteps, timestep i = 0, …, T − 1 is
-time i / (T − 1): time 0 is the least noisy level of the table, time 1 the noisiest.
-
-An argument that is not as described raises a `ValueError`.
+In schedules with a table of T timesteps, timestep i = 0, …, T − 1 is time i / (T − 1). Time 0 is
+the least noisy level of the table, time 1 the noisiest.
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_ddim.checks import LARGEST_LIST, check_array, check_count, check_flag, check_number
-from keras_ddim.noise_levels import as_float, rates, times_to_timesteps, timesteps_to_times
-from keras_ddim.parts import PACKAGE, Part, get_part
+from keras_ddim import serialization
+from keras_ddim.checks import check_choice, check_count, check_list, check_number, require
+from keras_ddim.noise_levels import LEVEL_TOLERANCE, as_float, rates
 
 # Steps of the numerical inverse; each halves the error, 2e-12 remains.
 BISECTIONS = 39
-# Log-SNR at each end in which a formula that would become infinite is left for a straight line.
+# Length, in log-SNR, of the straight lines that replace the infinite ends of a formula.
 MARGIN = 1.0
 # Below, powers of σ leave the range of float32.
 SMALLEST_RHO = 0.1
-# As Improved DDPM: a β that scaling would take to 1 or beyond stays below it.
+# Improved DDPM's limit of scaled betas.
 MAX_BETA = 0.999
 
 
-# What a schedule is
+class Schedule(serialization.Serializable):
+    """A strictly decreasing function from diffusion times to log-SNR, and its inverse.
 
-
-class Schedule(Part):
-    """One strictly decreasing function, diffusion time -> log-SNR, and its inverse.
-
-    Subclasses implement `log_snr`, and `diffusion_times` where its inverse has a closed form; they
-    are saved inside the models that use them, as a `keras_ddim.parts.Part`.
+    Subclasses declare their arguments as fields and implement `log_snr`. If the inverse has a
+    closed form, they implement `diffusion_times`, too. Models save their schedule.
 
     Example:
 
     ```python
-    @keras.saving.register_keras_serializable("my_package")
     class StraightSchedule(keras_ddim.Schedule):
+        slope: float = 16.0
+
         def log_snr(self, diffusion_times):
-            return 8.0 - 16.0 * diffusion_times
+            return self.slope * (0.5 - diffusion_times)
     ```
     """
 
@@ -55,7 +52,7 @@ class Schedule(Part):
         raise NotImplementedError
 
     def diffusion_times(self, log_snr: Any) -> Any:
-        """The times at which `log_snr` is reached, by bisection; an end where it never is."""
+        """The times of noise levels, by bisection; beyond the range, those of the ends."""
         log_snr = as_float(log_snr)
         low, high = ops.zeros_like(log_snr), ops.ones_like(log_snr)
         for _ in range(BISECTIONS):
@@ -70,24 +67,29 @@ class Schedule(Part):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Log-SNR at time 0 and at time 1, either of which may be infinite."""
-        ends = self.log_snr(np.array([0.0, 1.0]))
-        start, end = ops.convert_to_numpy(ends).astype("float64").tolist()
-        return start, end
+        """Log-SNR at times 0 and 1, possibly infinite."""
+        start, end = ops.convert_to_numpy(self.log_snr(np.array([0.0, 1.0])))
+        return float(start), float(end)
 
-    def excess(self, log_snr: Any) -> np.ndarray:
-        """How far noise levels are outside of the schedule: a NumPy array, 0 inside."""
-        levels, (start, end) = np.asarray(log_snr, "float64"), self.ends
-        with np.errstate(invalid="ignore"):  # equal infinities are no distance apart, not NaN
-            too_clean = np.where(levels > start, levels - start, 0.0)
-            too_noisy = np.where(levels < end, end - levels, 0.0)
-        return np.maximum(too_clean, too_noisy)
+    def find_outside(self, log_snr: Any) -> int | None:
+        """Index of a noise level outside the schedule's range, the farthest; None if all fit."""
+        levels = np.asarray(log_snr, "float64")
+        start, end = self.ends
+        with np.errstate(invalid="ignore"):  # the difference of equal infinities, NaN, is 0 here
+            distances = np.nan_to_num(np.maximum(levels - start, end - levels), nan=0.0)
+        i = int(np.argmax(distances))
+        return i if distances[i] > LEVEL_TOLERANCE else None
+
+    def check_levels(self, name: str, log_snr: Any, values: Any) -> None:
+        """Raises a `ValueError` if levels, given as the `values` of `name`, are out of range."""
+        i, (start, end) = self.find_outside(log_snr), self.ends
+        allowed = f"of log-SNR in [{end:.6g}, {start:.6g}], the range of {type(self).__name__}"
+        require(i is None, f"{name}[{i}]", allowed, None if i is None else float(values[i]))
 
 
 # Schedules in closed form
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class CosineSchedule(Schedule):
     """`signal_rates = cos(angle)`, `noise_rates = sin(angle)`, the angle linear in time.
 
@@ -105,29 +107,27 @@ class CosineSchedule(Schedule):
         Keras DDIM example.
     """
 
-    def __init__(self, min_signal_rate: float = 0.02, max_signal_rate: float = 0.95) -> None:
-        self.max_signal_rate = check_number("max_signal_rate", max_signal_rate, above=0, below=1)
-        self.min_signal_rate = check_number(
-            "min_signal_rate", min_signal_rate, above=0, below=self.max_signal_rate
-        )
-        self.start_angle = math.acos(self.max_signal_rate)
-        self.end_angle = math.acos(self.min_signal_rate)
-        _check_falls(self)
+    min_signal_rate: float = 0.02
+    max_signal_rate: float = 0.95
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "max_signal_rate", above=0, below=1)
+        self._check(check_number, "min_signal_rate", above=0, below=self.max_signal_rate)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
-        angles = (1 - times) * self.start_angle + times * self.end_angle
-        # The cosine near π/2 has lost its digits, the sine of the complement has not.
-        start, end = math.pi / 2 - self.start_angle, math.pi / 2 - self.end_angle
-        complements = (1 - times) * start + times * end
+        start, end = math.acos(self.max_signal_rate), math.acos(self.min_signal_rate)
+        angles = (1 - times) * start + times * end
+        # Near π/2, the cosine loses its digits; the sine of the complement does not.
+        complements = (1 - times) * (math.pi / 2 - start) + times * (math.pi / 2 - end)
         return 2 * (ops.log(ops.sin(complements)) - ops.log(ops.sin(angles)))
 
     def diffusion_times(self, log_snr: Any) -> Any:
+        start, end = math.acos(self.max_signal_rate), math.acos(self.min_signal_rate)
         angles = ops.arctan(ops.exp(-as_float(log_snr) / 2))
-        return ops.clip((angles - self.start_angle) / (self.end_angle - self.start_angle), 0, 1)
+        return ops.clip((angles - start) / (end - start), 0, 1)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class LogSNRLinearSchedule(Schedule):
     """`log_snr = (1 - t) * start_log_snr + t * end_log_snr`.
 
@@ -139,10 +139,12 @@ class LogSNRLinearSchedule(Schedule):
         [Kingma et al., 2021, Variational Diffusion Models](https://arxiv.org/abs/2107.00630)
     """
 
-    def __init__(self, start_log_snr: float = 5.0, end_log_snr: float = -7.5) -> None:
-        self.start_log_snr = check_number("start_log_snr", start_log_snr)
-        self.end_log_snr = check_number("end_log_snr", end_log_snr, below=self.start_log_snr)
-        _check_falls(self)
+    start_log_snr: float = 5.0
+    end_log_snr: float = -7.5
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "start_log_snr")
+        self._check(check_number, "end_log_snr", below=self.start_log_snr)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
@@ -153,7 +155,6 @@ class LogSNRLinearSchedule(Schedule):
         return ops.clip((self.start_log_snr - as_float(log_snr)) / fall, 0, 1)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class KarrasSchedule(Schedule):
     """`sigmas = ((1 - t) * sigma_min ** (1 / rho) + t * sigma_max ** (1 / rho)) ** rho`.
 
@@ -161,11 +162,10 @@ class KarrasSchedule(Schedule):
     hence `log_snr = -2 * log(sigmas)`.
 
     Args:
-        sigma_min: σ at time 0, positive, in units of the images' standard deviation (EDM's are of
-            0.5: its levels are twice as noisy at the same σ). Defaults to 0.002.
+        sigma_min: σ at time 0, positive, in units of the images' standard deviation. (EDM's is
+            0.5, so its levels are twice as noisy at the same σ.) Defaults to 0.002.
         sigma_max: σ at time 1, above `sigma_min`. Defaults to 80.0.
-        rho: Exponent, at least 0.1; the larger, the more of the time is spent at small σ. Defaults
-            to 7.0.
+        rho: Exponent, at least 0.1; larger ones spend more of the time at small σ. Defaults to 7.0.
 
     Example:
 
@@ -176,43 +176,52 @@ class KarrasSchedule(Schedule):
         [Karras et al., 2022, Elucidating the Design Space](https://arxiv.org/abs/2206.00364), eq. 5
     """
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        self.sigma_min = check_number("sigma_min", sigma_min, above=0)
-        self.sigma_max = check_number("sigma_max", sigma_max, above=self.sigma_min)
-        self.rho = check_number("rho", rho, SMALLEST_RHO)
-        self.start = self.sigma_min ** (1 / self.rho)
-        self.end = self.sigma_max ** (1 / self.rho)
-        _check_falls(self)
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "sigma_min", above=0)
+        self._check(check_number, "sigma_max", above=self.sigma_min)
+        self._check(check_number, "rho", SMALLEST_RHO)
+
+    @property
+    def _end_roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
-        return -2 * self.rho * ops.log((1 - times) * self.start + times * self.end)
+        start, end = self._end_roots
+        return -2 * self.rho * ops.log((1 - times) * start + times * end)
 
     def diffusion_times(self, log_snr: Any) -> Any:
+        start, end = self._end_roots
         roots = ops.exp(as_float(log_snr) / (-2 * self.rho))
-        return ops.clip((roots - self.start) / (self.end - self.start), 0, 1)
+        return ops.clip((roots - start) / (end - start), 0, 1)
 
 
 # Schedules in closed form whose formula starts at ᾱ = 1 and ends at ᾱ = 0
 
 
 class BoundedSchedule(Schedule):
-    """A formula from ᾱ = 1 to ᾱ = 0, kept finite at its very ends.
+    """Base class of formulas from ᾱ = 1 to ᾱ = 0, kept finite at their ends.
 
-    Log-SNR follows the formula, but for a straight line through its last unit at either end.
-    Subclasses implement `formula` and `inverse_formula`, strictly decreasing functions between
-    (0, 1) and all log-SNR.
+    Log-SNR follows the formula, except for the last unit at either end, a straight line.
+    Subclasses implement `formula`, a strictly decreasing function from (0, 1) to all log-SNR, and
+    its inverse, `inverse_formula`. The arguments are keyword-only.
 
     Args:
         start_log_snr: Log-SNR at time 0, finite. Defaults to 10.0.
         end_log_snr: Log-SNR at time 1, more than 2 below `start_log_snr`. Defaults to -10.0.
     """
 
-    def __init__(self, start_log_snr: float = 10.0, end_log_snr: float = -10.0) -> None:
-        self.start_log_snr = check_number("start_log_snr", start_log_snr)
-        self.end_log_snr = check_number(
-            "end_log_snr", end_log_snr, below=self.start_log_snr - 2 * MARGIN
-        )
+    _: dataclasses.KW_ONLY
+    start_log_snr: float = 10.0
+    end_log_snr: float = -10.0
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "start_log_snr")
+        self._check(check_number, "end_log_snr", below=self.start_log_snr - 2 * MARGIN)
 
     def formula(self, times: Any) -> Any:
         raise NotImplementedError
@@ -239,13 +248,12 @@ class BoundedSchedule(Schedule):
         return ops.clip(times, 0, 1)
 
     def _joints(self, dtype: Any) -> tuple[Any, Any]:
-        """The times at which the formula takes over from the first line and gives way again."""
+        """The times between which the formula holds."""
         levels = [self.start_log_snr - MARGIN, self.end_log_snr + MARGIN]
         times = self.inverse_formula(ops.convert_to_tensor(levels, dtype))
         return times[0], times[1]
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class ImprovedCosineSchedule(BoundedSchedule):
     """`ᾱ = cos²(angle) / cos²(angle at time 0)`, `angle = π/2 * (t + offset) / (1 + offset)`.
 
@@ -260,29 +268,30 @@ class ImprovedCosineSchedule(BoundedSchedule):
         [Nichol & Dhariwal, 2021](https://arxiv.org/abs/2102.09672), eq. 17
     """
 
-    def __init__(
-        self, offset: float = 0.008, start_log_snr: float = 10.0, end_log_snr: float = -10.0
-    ) -> None:
-        super().__init__(start_log_snr, end_log_snr)
-        self.offset = check_number("offset", offset, 0)
-        self.speed = math.pi / 2 / (1 + self.offset)
-        self.start_angle = self.speed * self.offset
-        _check_falls(self)
+    offset: float = 0.008
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "offset", 0)
+        super().__post_init__()
+
+    @property
+    def _speed(self) -> float:
+        return math.pi / 2 / (1 + self.offset)
 
     def formula(self, times: Any) -> Any:
-        # 1 − ᾱ as a product, for the difference of two nearly equal cosines has no digits left.
-        turns = self.speed * times
-        signals = 2 * ops.log(ops.sin(self.speed * (1 - times)))
-        return signals - ops.log(ops.sin(turns)) - ops.log(ops.sin(turns + 2 * self.start_angle))
+        # 1 − ᾱ as a product: the difference of two nearly equal cosines would lose its digits.
+        turns, start_angle = self._speed * times, self._speed * self.offset
+        signals = 2 * ops.log(ops.sin(self._speed * (1 - times)))
+        return signals - ops.log(ops.sin(turns)) - ops.log(ops.sin(turns + 2 * start_angle))
 
     def inverse_formula(self, log_snr: Any) -> Any:
-        start_cosine, start_sine = math.cos(self.start_angle), math.sin(self.start_angle)
+        start_angle = self._speed * self.offset
+        start_cosine, start_sine = math.cos(start_angle), math.sin(start_angle)
         cosines = start_cosine * ops.sqrt(ops.sigmoid(log_snr))
         sines = ops.sqrt(start_sine**2 + start_cosine**2 * ops.sigmoid(-log_snr))
-        return (ops.arctan2(sines, cosines) - self.start_angle) / self.speed
+        return (ops.arctan2(sines, cosines) - start_angle) / self._speed
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class SigmoidSchedule(BoundedSchedule):
     """`ᾱ = (σ(end / tau) - σ(x / tau)) / (σ(end / tau) - σ(start / tau))`, x linear in time.
 
@@ -291,7 +300,7 @@ class SigmoidSchedule(BoundedSchedule):
     Args:
         start: x at time 0. Defaults to -3.0.
         end: x at time 1, above `start`. Defaults to 3.0.
-        tau: Temperature, positive; the smaller, the more sudden the noise. Defaults to 1.0.
+        tau: Temperature, positive; smaller ones add the noise more suddenly. Defaults to 1.0.
         start_log_snr, end_log_snr: See `BoundedSchedule`. Default to 10.0 and -10.0.
 
     Reference:
@@ -299,41 +308,39 @@ class SigmoidSchedule(BoundedSchedule):
         [Chen, 2023, On the Importance of Noise Scheduling](https://arxiv.org/abs/2301.10972)
     """
 
-    def __init__(
-        self,
-        start: float = -3.0,
-        end: float = 3.0,
-        tau: float = 1.0,
-        start_log_snr: float = 10.0,
-        end_log_snr: float = -10.0,
-    ) -> None:
-        super().__init__(start_log_snr, end_log_snr)
-        self.start = check_number("start", start)
-        self.end = check_number("end", end, above=self.start)
-        self.tau = check_number("tau", tau, above=0)
-        # SNR is a ratio of two differences of σ; σ(a) − σ(b) = sinh((a − b) / 2) / (2 cosh(a / 2)
-        # cosh(b / 2)) turns it into `exp(shift) * sinh(span * (1 - t)) / sinh(span * t)`.
-        self.span = (self.end - self.start) / (2 * self.tau)
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "start")
+        self._check(check_number, "end", above=self.start)
+        self._check(check_number, "tau", above=0)
+        super().__post_init__()
+
+    # SNR is a ratio of two differences of σ; σ(a) − σ(b) = sinh((a − b) / 2) / (2 cosh(a / 2)
+    # cosh(b / 2)) turns it into `exp(shift) * sinh(span * (1 - t)) / sinh(span * t)`.
+
+    @property
+    def _shift_and_span(self) -> tuple[float, float]:
+        span = (self.end - self.start) / (2 * self.tau)
         start_softplus, end_softplus = np.logaddexp([self.start / self.tau, self.end / self.tau], 0)
-        self.shift = float(start_softplus - end_softplus) + self.span
-        _check_falls(self)
+        return float(start_softplus - end_softplus) + span, span
 
     def formula(self, times: Any) -> Any:
+        shift, span = self._shift_and_span
         # log(sinh(x)) = x + log(1 - exp(-2x)) - log(2), which does not overflow.
-        return (
-            self.shift
-            + self.span * (1 - 2 * times)
-            + ops.log(-ops.expm1(-2 * self.span * (1 - times)))
-            - ops.log(-ops.expm1(-2 * self.span * times))
-        )
+        start_term = ops.log(-ops.expm1(-2 * span * (1 - times)))
+        end_term = ops.log(-ops.expm1(-2 * span * times))
+        return shift + span * (1 - 2 * times) + start_term - end_term
 
     def inverse_formula(self, log_snr: Any) -> Any:
-        log_ratios = log_snr - self.shift
-        rise = ops.logaddexp(log_ratios, self.span) - ops.logaddexp(log_ratios, -self.span)
-        return rise / (2 * self.span)
+        shift, span = self._shift_and_span
+        log_ratios = log_snr - shift
+        rise = ops.logaddexp(log_ratios, span) - ops.logaddexp(log_ratios, -span)
+        return rise / (2 * span)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class LinearVarianceSchedule(BoundedSchedule):
     """`noise_variances = t`; ends and arguments are those of `BoundedSchedule`.
 
@@ -349,19 +356,17 @@ class LinearVarianceSchedule(BoundedSchedule):
         return ops.sigmoid(-log_snr)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class RectifiedFlowSchedule(BoundedSchedule):
     """`noise_rates / signal_rates = shift * t / (1 - t)`: rectified flow, as in SD3 and Flux.
 
-    Rectified flow mixes by `(1 - t) * images + t * noises` and predicts `noises - images`. That is
-    nothing but a schedule and a scaling: divided by `sqrt((1 - t)² + t²)`, its mixture is that of
-    this schedule, of the same signal-to-noise ratio; what it predicts is `prediction_type="flow"`;
-    and its Euler steps are those of `keras_ddim.DDIM`. A network from elsewhere is to be handed
-    `noisy_images / (signal_rates + noise_rates)`, at `t = noise_rates / (signal_rates +
-    noise_rates)`.
+    Rectified flow mixes by `(1 - t) * images + t * noises` and predicts `noises - images`. Divided
+    by `sqrt((1 - t)² + t²)`, its mixture is that of this schedule. Its predictions are
+    `prediction_type="flow"`, and its Euler steps are those of `keras_ddim.DDIM`. Networks trained
+    elsewhere take `noisy_images / (signal_rates + noise_rates)` at `t = noise_rates /
+    (signal_rates + noise_rates)`.
 
-    A larger image needs more noise to hide as much. Of m pixels, where `shift=1` fits n, it has
-    `shift = sqrt(m / n)`, which lowers log-SNR by log(m / n) at all times.
+    Larger images need more noise. If `shift=1` fits images of n pixels, `shift = sqrt(m / n)` fits
+    images of m pixels: it lowers log-SNR by log(m / n) at all times.
 
     Args:
         shift: Positive; t becomes `shift * t / (1 + (shift - 1) * t)`. Flux's μ is its logarithm.
@@ -374,12 +379,11 @@ class RectifiedFlowSchedule(BoundedSchedule):
         eq. 23
     """
 
-    def __init__(
-        self, shift: float = 1.0, start_log_snr: float = 10.0, end_log_snr: float = -10.0
-    ) -> None:
-        super().__init__(start_log_snr, end_log_snr)
-        self.shift = check_number("shift", shift, above=0)
-        _check_falls(self)
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check(check_number, "shift", above=0)
+        super().__post_init__()
 
     def formula(self, times: Any) -> Any:
         return 2 * (ops.log(1 - times) - ops.log(times) - math.log(self.shift))
@@ -392,45 +396,59 @@ class RectifiedFlowSchedule(BoundedSchedule):
 
 
 class TimestepSchedule(Schedule):
-    """The log-SNR of T timesteps, interpolated linearly in time between them.
+    """Base class of schedules with T timesteps, between which log-SNR is linear in time.
+
+    Subclasses implement `log_alphas_cumprod`.
 
     Args:
-        log_alphas_cumprod: log(ᾱ) of the timesteps, strictly decreasing; the last may be −∞.
-        zero_terminal_snr: Whether to shift and scale the signal rates such that the last is 0
-            and the first stays. Log-SNR is then −∞ at time 1, and SNR falls as (1 − w)² in the
-            last interval, w from 0 to 1. Defaults to False.
-
-    Attributes:
-        num_timesteps: T.
-        alphas_cumprod: ᾱ of the timesteps, float64 (T,).
+        zero_terminal_snr: Whether to shift and scale the signal rates such that the last is 0 and
+            the first stays. Log-SNR is then −∞ at time 1; in the last interval, SNR falls as
+            (1 − w)², w from 0 to 1. Keyword-only. Defaults to False.
 
     Reference:
         [Lin et al., 2023, Common Diffusion Noise Schedules and Sample Steps Are
         Flawed](https://arxiv.org/abs/2305.08891)
     """
 
-    def __init__(self, log_alphas_cumprod: np.ndarray, zero_terminal_snr: bool = False) -> None:
-        self.zero_terminal_snr = check_flag("zero_terminal_snr", zero_terminal_snr)
-        self.num_timesteps = len(log_alphas_cumprod)
+    _: dataclasses.KW_ONLY
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        self._check(check_choice, "zero_terminal_snr", (False, True))
+        levels = self.levels.astype("float32")
+        falls = np.isfinite(levels[:-1]).all() and (np.diff(levels) < 0).all()
+        require(falls, "schedule", "of finite, strictly decreasing log-SNR in float32", self)
+
+    @property
+    def log_alphas_cumprod(self) -> np.ndarray:
+        """log(ᾱ) before any rescaling, float64 (T,), strictly decreasing; the last may be −∞."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def levels(self) -> np.ndarray:
+        """Log-SNR of the timesteps, float64 (T,)."""
+        log_alphas_cumprod = self.log_alphas_cumprod
         with np.errstate(divide="ignore"):  # log(0) = -inf is meant
             if self.zero_terminal_snr:
                 signal_rates = np.exp(log_alphas_cumprod / 2)
                 start, end = signal_rates[0], signal_rates[-1]
-                signal_rates = start * ((signal_rates - end) / (start - end))
-                log_alphas_cumprod = 2 * np.log(signal_rates)
+                log_alphas_cumprod = 2 * np.log(start * ((signal_rates - end) / (start - end)))
             # log(1 − ᾱ) without the cancellation in 1 − ᾱ.
-            self.levels = log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))
-        self.alphas_cumprod = np.exp(log_alphas_cumprod)
-        self.ends_without_signal = bool(np.isneginf(self.levels[-1]))
+            return log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.levels)
 
     def log_snr(self, diffusion_times: Any) -> Any:
         times = as_float(diffusion_times)
-        timesteps = times_to_timesteps(times, self.num_timesteps)
+        timesteps = times * (self.num_timesteps - 1)
         before = ops.clip(ops.cast(ops.floor(timesteps), "int32"), 0, self.num_timesteps - 2)
         weights = timesteps - ops.cast(before, times.dtype)
         start, end = self._levels_around(before, times.dtype)
         log_snr = (1 - weights) * start + weights * end
-        if self.ends_without_signal:
+        if np.isinf(self.levels[-1]):
             falling = start + 2 * ops.log1p(-weights)
             log_snr = ops.where(before == self.num_timesteps - 2, falling, log_snr)
         return log_snr
@@ -438,36 +456,34 @@ class TimestepSchedule(Schedule):
     def diffusion_times(self, log_snr: Any) -> Any:
         log_snr = as_float(log_snr)
         levels = ops.convert_to_tensor(self.levels[:-1], log_snr.dtype)
-        # The backends agree on the search in increasing sequences of one dimension.
+        # All backends search increasing sequences of one dimension alike.
         after = ops.searchsorted(-levels, ops.reshape(-log_snr, (-1,)), side="right")
         after = ops.reshape(ops.cast(after, "int32"), ops.shape(log_snr))
         before = ops.clip(after - 1, 0, self.num_timesteps - 2)
         start, end = self._levels_around(before, log_snr.dtype)
         weights = (start - log_snr) / (start - end)
-        if self.ends_without_signal:
+        if np.isinf(self.levels[-1]):
             falling = -ops.expm1((log_snr - start) / 2)
             weights = ops.where(before == self.num_timesteps - 2, falling, weights)
         timesteps = ops.cast(before, log_snr.dtype) + weights
-        return ops.clip(timesteps_to_times(timesteps, self.num_timesteps), 0, 1)
+        return ops.clip(timesteps / (self.num_timesteps - 1), 0, 1)
 
     def _levels_around(self, before: Any, dtype: Any) -> tuple[Any, Any]:
         """Log-SNR of the timesteps `before` and of those after them, all finite."""
-        levels = self.levels.copy()
-        if self.ends_without_signal:
-            levels[-1] = levels[-2] - 1  # never used, but −∞ times 0 would be NaN
+        # The infinite end is unused, except in products with 0, which would be NaN.
+        levels = np.nan_to_num(self.levels, neginf=self.levels[-2] - 1)
         levels = ops.convert_to_tensor(levels, dtype)
         return ops.take(levels, before), ops.take(levels, before + 1)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class TableSchedule(TimestepSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i` or `ᾱᵢ = 1 / (1 + σᵢ²)`, for a table of your own.
 
     Args:
-        betas: Noise variances added by each timestep, at least two, each between 0 and 1.
+        betas: Noise variances added by each timestep, at least two, each between 0 and 1. Give
+            exactly one of the three tables, with the least noisy timestep first.
         alphas_cumprod: ᾱ, strictly decreasing between 1 and 0; only the last may be 0.
-        sigmas: `noise_rates / signal_rates`, positive, strictly increasing. Exactly one of the
-            three tables is to be given, the least noisy timestep first.
+        sigmas: `noise_rates / signal_rates`, positive, strictly increasing.
         zero_terminal_snr: See `TimestepSchedule`. Defaults to False.
 
     Example:
@@ -476,55 +492,46 @@ class TableSchedule(TimestepSchedule):
     (0.99998, 0.00635)
     """
 
-    def __init__(
-        self,
-        *,
-        betas: Any = None,
-        alphas_cumprod: Any = None,
-        sigmas: Any = None,
-        zero_terminal_snr: bool = False,
-    ) -> None:
-        tables = {"betas": betas, "alphas_cumprod": alphas_cumprod, "sigmas": sigmas}
-        given = [name for name, table in tables.items() if table is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "Exactly one of `betas`, `alphas_cumprod` and `sigmas` must be given. "
-                f"Received: {' and '.join(given) or 'none'}"
-            )
-        self.name = given[0]
-        self.table = _check_table(self.name, tables[self.name])
-        with np.errstate(divide="ignore"):
-            if self.name == "betas":
-                log_alphas_cumprod = np.cumsum(np.log1p(-self.table))
-            elif self.name == "alphas_cumprod":
-                log_alphas_cumprod = np.log(self.table)
-            else:
-                log_alphas_cumprod = -np.logaddexp(0, 2 * np.log(self.table))
-        super().__init__(log_alphas_cumprod, zero_terminal_snr)
-        _check_apart(self.name, self.levels)
+    _: dataclasses.KW_ONLY
+    betas: Any = None
+    alphas_cumprod: Any = None
+    sigmas: Any = None
 
-    def get_config(self) -> dict:
-        return {self.name: self.table.tolist(), "zero_terminal_snr": self.zero_terminal_snr}
+    def __post_init__(self) -> None:
+        largest = {"betas": 1.0, "alphas_cumprod": 1.0, "sigmas": math.inf}
+        given = [name for name in largest if getattr(self, name) is not None]
+        allowed = "given exactly one of `betas`, `alphas_cumprod` and `sigmas`"
+        require(len(given) == 1, "TableSchedule", allowed, given)
+        (name,) = given
+        self._check(lambda *args: tuple(check_list(*args).tolist()), name, 0.0, largest[name])
+        table = getattr(self, name)
+        require(len(table) > 1, name, "at least two numbers", table)
+        super().__post_init__()
+
+    @property
+    def log_alphas_cumprod(self) -> np.ndarray:
+        with np.errstate(divide="ignore"):  # log(0) = -inf is meant
+            if self.betas is not None:
+                return np.cumsum(np.log1p(-np.array(self.betas)))
+            if self.alphas_cumprod is not None:
+                return np.log(np.array(self.alphas_cumprod))
+            return -np.logaddexp(0, 2 * np.log(np.array(self.sigmas)))
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class LinearBetaSchedule(TimestepSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with β linear in the timestep: the schedule of DDPM.
 
-    The continuous form replaces the product by the integral of the variance-preserving SDE,
-    `ᾱ(u) = exp(-T ∫₀ᵘ β(v) dv)`, at `u = (1 + i) / T`, and is smooth in time.
+    The continuous form, smooth in time, replaces the product by the integral of the
+    variance-preserving SDE, `ᾱ(u) = exp(-T ∫₀ᵘ β(v) dv)`, at `u = (1 + i) / T`.
 
     Args:
         num_timesteps: T, at least 2. Defaults to 1000.
-        start_beta: β of the first timestep, in (0, 1). Defaults to None: 1e-4 * 1000 / T, so that
-            any T adds about the same noise in total.
+        start_beta: β of the first timestep, in (0, 1). Defaults to None: 1e-4 * 1000 / T, for
+            about the same total noise at any T.
         end_beta: β of the last timestep, above `start_beta` and below 1. Defaults to None:
-            0.02 * 1000 / T, and no β is above 0.999 then.
+            0.02 * 1000 / T, with all betas limited to 0.999.
         continuous: Whether to use the integral instead of the product. Defaults to False.
         zero_terminal_snr: See `TimestepSchedule`; not for the continuous form. Defaults to False.
-
-    Attributes:
-        betas: β of the timesteps, float64 (T,), before any rescaling.
 
     Example:
 
@@ -537,66 +544,66 @@ class LinearBetaSchedule(TimestepSchedule):
         [Song et al., 2020](https://arxiv.org/abs/2011.13456)
     """
 
-    # β ** (1 / power) is what is linear; the two β are those for T = 1000.
+    # β ** (1 / power) is linear in the timestep; the two betas are those for T = 1000.
     power = 1
     standard_betas = (1e-4, 0.02)
 
-    def __init__(
-        self,
-        num_timesteps: int = 1000,
-        start_beta: float | None = None,
-        end_beta: float | None = None,
-        continuous: bool = False,
-        zero_terminal_snr: bool = False,
-    ) -> None:
-        num_timesteps = check_count("num_timesteps", num_timesteps, 2, LARGEST_LIST)
-        self.continuous = check_flag("continuous", continuous)
-        if self.continuous and check_flag("zero_terminal_snr", zero_terminal_snr):
-            raise ValueError(
-                "`zero_terminal_snr` is for timesteps and must be False where `continuous` is "
-                "True. Received: zero_terminal_snr=True, continuous=True"
-            )
-        self.start_beta, self.end_beta = (
-            None if beta is None else check_number(name, beta, above=0, below=1)
-            for name, beta in (("start_beta", start_beta), ("end_beta", end_beta))
-        )
-        # The standard ones, as rates, may exceed 1 for few timesteps: the product caps them.
-        standard_start, standard_end = (b * 1000 / num_timesteps for b in self.standard_betas)
-        start_beta = standard_start if start_beta is None else start_beta
-        end_beta = standard_end if end_beta is None else end_beta
-        if not start_beta < end_beta:
-            raise ValueError(
-                "`start_beta` must be below `end_beta`. "
-                f"Received: start_beta={start_beta}, end_beta={end_beta}"
-            )
-        self.start_root = start_beta ** (1 / self.power)
-        self.end_root = end_beta ** (1 / self.power)
-        betas = np.linspace(self.start_root, self.end_root, num_timesteps) ** self.power
-        self.betas = np.minimum(betas, max(MAX_BETA, self.end_beta or 0))
-        super().__init__(np.cumsum(np.log1p(-self.betas)), zero_terminal_snr)
-        _check_apart("betas", self.levels)
+    num_timesteps: int = 1000
+    start_beta: float | None = None
+    end_beta: float | None = None
+    continuous: bool = False
+
+    def __post_init__(self) -> None:
+        self._check(check_count, "num_timesteps", 2)
+        self._check(check_choice, "continuous", (False, True))
+        self._check(check_number, "start_beta", above=0, below=1)
+        self._check(check_number, "end_beta", above=0, below=1)
+        start_root, end_root = self._roots
+        require(start_root < end_root, "start_beta", "below `end_beta`", self.start_beta)
+        is_possible = not (self.continuous and self.zero_terminal_snr)
+        require(is_possible, "zero_terminal_snr", "False where `continuous` is True", True)
+        super().__post_init__()
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        """β ** (1 / power) of the first and the last timestep, before the limit."""
+        standard_start, standard_end = (b * 1000 / self.num_timesteps for b in self.standard_betas)
+        start_beta = standard_start if self.start_beta is None else self.start_beta
+        end_beta = standard_end if self.end_beta is None else self.end_beta
+        return start_beta ** (1 / self.power), end_beta ** (1 / self.power)
+
+    @functools.cached_property
+    def betas(self) -> np.ndarray:
+        """β of the timesteps, float64 (T,), before any rescaling."""
+        betas = np.linspace(*self._roots, self.num_timesteps) ** self.power
+        return np.minimum(betas, max(MAX_BETA, self.end_beta or 0))
+
+    @property
+    def log_alphas_cumprod(self) -> np.ndarray:
+        return np.cumsum(np.log1p(-self.betas))
 
     def log_snr(self, diffusion_times: Any) -> Any:
         if not self.continuous:
             return super().log_snr(diffusion_times)
-        positions = times_to_timesteps(as_float(diffusion_times), self.num_timesteps) + 1
-        roots = self.start_root + (self.end_root - self.start_root) / self.num_timesteps * positions
+        start_root, end_root = self._roots
+        positions = as_float(diffusion_times) * (self.num_timesteps - 1) + 1
+        roots = start_root + (end_root - start_root) / self.num_timesteps * positions
         # The mean of β so far, as the integral of root ** power divided by its length.
-        terms = [self.start_root**k * roots ** (self.power - k) for k in range(self.power + 1)]
+        terms = [start_root**k * roots ** (self.power - k) for k in range(self.power + 1)]
         exponents = positions * sum(terms) / len(terms)
         return -exponents - ops.log(-ops.expm1(-exponents))
 
     def diffusion_times(self, log_snr: Any) -> Any:
         if not self.continuous:
             return super().diffusion_times(log_snr)
+        start_root, end_root = self._roots
         exponents = ops.softplus(-as_float(log_snr))
-        rise, degree = (self.end_root - self.start_root) / self.num_timesteps, self.power + 1
-        roots = (self.start_root**degree + degree * rise * exponents) ** (1 / degree)
-        positions = (roots - self.start_root) / rise
-        return ops.clip(timesteps_to_times(positions - 1, self.num_timesteps), 0, 1)
+        rise, degree = (end_root - start_root) / self.num_timesteps, self.power + 1
+        roots = (start_root**degree + degree * rise * exponents) ** (1 / degree)
+        positions = (roots - start_root) / rise
+        return ops.clip((positions - 1) / (self.num_timesteps - 1), 0, 1)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
 class ScaledLinearBetaSchedule(LinearBetaSchedule):
     """`ᾱᵢ = Π (1 - βⱼ), j <= i`, with the square root of β linear in the timestep.
 
@@ -630,63 +637,8 @@ SCHEDULES = {
 
 
 def get(identifier: Any) -> Schedule:
-    """The schedule that `identifier` names: one of `SCHEDULES`, a serialized schedule (dict), a
-    `Schedule`, or None for the default, `CosineSchedule()`.
+    """A `Schedule` for one of the names of `SCHEDULES`, a configuration (dict) or a `Schedule`.
+
+    None stands for `CosineSchedule()`.
     """
-    return get_part("schedule", identifier, Schedule, SCHEDULES, CosineSchedule)
-
-
-# Arguments, checked
-
-
-def _check_falls(schedule: Schedule) -> None:
-    """Log-SNR must be finite and fall, in float32, or there would be no inverse."""
-    levels = ops.convert_to_numpy(schedule.log_snr(np.linspace(0, 1, 5, dtype="float32")))
-    if not (np.isfinite(levels).all() and (np.diff(levels) < 0).all()):
-        arguments = " and ".join(f"`{name}`" for name in schedule.get_config())
-        raise ValueError(
-            f"{arguments} must make log-SNR finite and strictly decreasing in float32. "
-            f"Received: {schedule}, of log-SNR {levels.tolist()}"
-        )
-
-
-def _check_table(name: str, table: Any) -> np.ndarray:
-    """`table` as a float64 array whose entries are in range and in order."""
-    table = check_array(name, table).astype("float64")
-    if table.ndim != 1 or not 2 <= len(table) <= LARGEST_LIST:
-        raise ValueError(
-            f"`{name}` must be a one-dimensional list of 2 to {LARGEST_LIST:,} numbers. "
-            f"Received: {name} of shape {table.shape}"
-        )
-    allowed = {
-        "betas": "above 0 and below 1",
-        "alphas_cumprod": "above 0 (the last may be 0) and below 1",
-        "sigmas": "positive and finite",
-    }[name]
-    # Negated, so that NaN, which compares as False, is caught.
-    wrong = ~((table > 0) & (table < (math.inf if name == "sigmas" else 1)))
-    if name == "alphas_cumprod" and table[-1] == 0:
-        wrong[-1] = False
-    if wrong.any():
-        i = np.flatnonzero(wrong)[0]
-        raise ValueError(f"`{name}` must be {allowed}. Received: {name}[{i}]={table[i]}")
-    steps = {"betas": 1, "alphas_cumprod": -1, "sigmas": 1}[name] * np.diff(table)
-    if name != "betas" and (steps <= 0).any():
-        i = np.flatnonzero(steps <= 0)[0]
-        raise ValueError(
-            f"`{name}` must be strictly {'increasing' if name == 'sigmas' else 'decreasing'}, from "
-            f"the least to the most noisy timestep. Received: {name}[{i}]={table[i]}, "
-            f"{name}[{i + 1}]={table[i + 1]}"
-        )
-    return table
-
-
-def _check_apart(name: str, levels: np.ndarray) -> None:
-    """Neighbours must have different log-SNR in float32, or there would be no inverse."""
-    wrong = np.flatnonzero(~(np.diff(levels.astype("float32")) < 0))
-    if wrong.size:
-        i = wrong[0]
-        raise ValueError(
-            f"`{name}` must give each timestep a noise level of its own in float32. Received: "
-            f"entries {i} and {i + 1}, both of log-SNR {levels[i]:g}"
-        )
+    return serialization.get("schedule", identifier, Schedule, SCHEDULES, CosineSchedule)

@@ -1,14 +1,11 @@
-"""Lists of times: the diffusion times to visit, from noise to data, for `generate`.
+"""Sampling times: the diffusion times to visit, from noise to data, for `generate`.
 
-Each helper returns a float64 NumPy array (steps,). The network is evaluated once at each time;
-the level after the last is that of time 0. A list that ends above 0 therefore has its last step
-lead to the data, one that ends at 0 has its last evaluation there.
+Each function returns a float64 NumPy array (steps,). The network is evaluated once at each time;
+the last evaluation gives the images, even if the last time is above 0.
 
-`num_steps` is the number of times, at least 1; `schedule` the `keras_ddim.schedules.Schedule` to
-sample under, or its name. Where its end is infinite (zero terminal SNR), the lists by noise level
-have a log-SNR of ±12 there instead, which every sampler can follow. Lists given as levels may be
-in any order, which the times keep, but the schedule must reach each of them. An argument that is
-not as described raises a `ValueError`.
+`num_steps` is the number of times, at least 1; `schedule` is the `keras_ddim.schedules.Schedule`
+for sampling, or its name. Infinite ends (zero terminal SNR) count as a log-SNR of ±12, which suits
+every sampler. Noise levels must be in the range of the schedule; the times keep their order.
 
 ```python
 model.generate(16, diffusion_times=keras_ddim.times.karras(20, model.schedule))
@@ -23,30 +20,26 @@ import numpy as np
 
 from keras_ddim import schedules
 from keras_ddim.checks import (
-    LARGEST_LIST,
     check_choice,
     check_count,
     check_diffusion_times,
     check_list,
     check_number,
 )
-from keras_ddim.noise_levels import LEVEL_TOLERANCE, finite, timesteps_to_times
+from keras_ddim.noise_levels import finite
 
 SPACINGS = ("leading", "trailing", "linspace")
 
 
-# Lists by time
-
-
 def uniform(num_steps: int) -> np.ndarray:
-    """`t = 1, 1 - 1/n, ..., 1/n`: the same step in time throughout.
+    """`t = 1, 1 - 1/n, ..., 1/n`: equal steps in time.
 
     Example:
 
     >>> keras_ddim.times.uniform(4)
     [1.0, 0.75, 0.5, 0.25]
     """
-    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
+    num_steps = check_count("num_steps", num_steps)
     return 1.0 - np.arange(num_steps) / num_steps
 
 
@@ -65,13 +58,11 @@ def quadratic(num_steps: int) -> np.ndarray:
 
 
 def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> np.ndarray:
-    """n of T timesteps: `t = i / (T - 1)` for strided timesteps i, the noisiest first.
+    """`t = i / (T - 1)` for n strided timesteps i of 0, ..., T - 1, the noisiest first.
 
-    Of the timesteps 0, ..., T - 1 are visited
-
-    - "leading": multiples of `T // n`, from 0 (DDPM, DDIM); never visits the noisiest timestep.
-    - "linspace": n evenly spaced, both ends included (Improved DDPM).
-    - "trailing": multiples of `T / n`, less one, down from T - 1 (DPM); never visits the cleanest.
+    - "leading": multiples of `T // n`, from 0 on, without the noisiest timestep (DDPM, DDIM).
+    - "linspace": n evenly spaced timesteps, both ends included (Improved DDPM).
+    - "trailing": multiples of `T / n` minus one, down from T - 1, without the cleanest (DPM).
 
     Args:
         num_steps: n, from 1 to `num_timesteps`.
@@ -86,7 +77,7 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
     Reference:
         [Lin et al., 2023](https://arxiv.org/abs/2305.08891), table 2, whose timesteps count from 1
     """
-    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
+    num_steps = check_count("num_steps", num_steps)
     num_timesteps = check_count("num_timesteps", num_timesteps, least=max(2, num_steps))
     check_choice("spacing", spacing, SPACINGS)
     # Quotients of integers, so that halves are halves.
@@ -97,14 +88,11 @@ def timesteps(num_steps: int, num_timesteps: int, spacing: str = "leading") -> n
         indices = np.round((num_timesteps - 1) * np.arange(gaps, gaps - num_steps, -1) / gaps)
     else:
         indices = np.round(num_timesteps * np.arange(num_steps, 0, -1) / num_steps) - 1
-    return timesteps_to_times(indices, num_timesteps)
-
-
-# Lists by noise level
+    return indices / (num_timesteps - 1)
 
 
 def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
-    """Times at which log-SNR is evenly spaced, from time 1 on and short of time 0.
+    """Times evenly spaced in log-SNR, from time 1 to one step before time 0.
 
     Example:
 
@@ -114,21 +102,21 @@ def uniform_log_snr(num_steps: int, schedule: Any) -> np.ndarray:
     Reference:
         [Lu et al., 2022, DPM-Solver](https://arxiv.org/abs/2206.00927)
     """
-    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
+    num_steps = check_count("num_steps", num_steps)
     schedule = schedules.get(schedule)
-    start, end = _ends(schedule)
+    start, end = finite(schedule.ends)
     return _times_from_start(np.linspace(end, start, num_steps + 1)[:-1], schedule)
 
 
 def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     """Times of `σᵢ = (σ_max^(1/ρ) + i / (n - 1) * (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ`.
 
-    σ is `noise_rates / signal_rates`; σ_max and σ_min are those of the schedule at times 1 and 0,
-    and both are visited.
+    σ is `noise_rates / signal_rates`; σ_max and σ_min are its values at times 1 and 0, both
+    visited.
 
     Args:
         num_steps, schedule: See `keras_ddim.times`.
-        rho: Exponent, at least 0.1; the larger, the smaller the last steps. Defaults to 7.0.
+        rho: Exponent, at least 0.1; larger ones make the last steps smaller. Defaults to 7.0.
 
     Example:
 
@@ -138,15 +126,12 @@ def karras(num_steps: int, schedule: Any, rho: float = 7.0) -> np.ndarray:
     Reference:
         [Karras et al., 2022](https://arxiv.org/abs/2206.00364), eq. 5
     """
-    num_steps = check_count("num_steps", num_steps, most=LARGEST_LIST)
+    num_steps = check_count("num_steps", num_steps)
     schedule = schedules.get(schedule)
     rho = check_number("rho", rho, schedules.SMALLEST_RHO)
-    start_root, end_root = np.exp(_ends(schedule) / (-2 * rho))
+    start_root, end_root = np.exp(finite(schedule.ends) / (-2 * rho))
     levels = -2 * rho * np.log(np.linspace(end_root, start_root, num_steps))
     return _times_from_start(levels, schedule)
-
-
-# Lists given as levels
 
 
 def from_log_snr(log_snr: Any, schedule: Any) -> np.ndarray:
@@ -199,23 +184,19 @@ def from_timesteps(timesteps: Any, num_timesteps: int) -> np.ndarray:
     """
     num_timesteps = check_count("num_timesteps", num_timesteps, least=2)
     values = check_list("timesteps", timesteps, 0, num_timesteps - 1)
-    return timesteps_to_times(values, num_timesteps)
-
-
-# Lists that rise, too
+    return values / (num_timesteps - 1)
 
 
 def renoised(diffusion_times: Any, stretch: int = 4, repeats: int = 2) -> np.ndarray:
-    """Each stretch of a list several times over, from its first time again.
+    """Repeats each stretch of sampling times, to erase errors and to inpaint without seams.
 
-    From the last time of a stretch back up to its first, samplers with fresh noise (`DDPM`,
-    `DDIM(eta=1)`) add as much as training would. That lets what they have got wrong be forgotten,
-    and what is known of the images, as in inpainting, reach what is not.
+    Between repeats, samplers with fresh noise (`DDPM`, `DDIM(eta=1)`) add as much noise as training
+    would. In inpainting, repeats let known pixels influence the others.
 
     Args:
         diffusion_times: A list of times, or a number of uniform ones.
-        stretch: Number of times that are repeated together, at least 2. Defaults to 4.
-        repeats: How often each stretch is followed, at least 1. Defaults to 2.
+        stretch: Number of times in a stretch, at least 2. Defaults to 4.
+        repeats: Number of visits to each stretch, at least 1. Defaults to 2.
 
     Example:
 
@@ -228,40 +209,22 @@ def renoised(diffusion_times: Any, stretch: int = 4, repeats: int = 2) -> np.nda
     """
     times = check_diffusion_times(diffusion_times)
     stretch = check_count("stretch", stretch, least=2)
-    repeats = check_count("repeats", repeats, most=LARGEST_LIST // len(times))
+    repeats = check_count("repeats", repeats)
     starts = range(0, len(times), stretch)
     return np.concatenate([np.tile(times[i : i + stretch], repeats) for i in starts])
 
 
 def _times_of(name: str, values: Any, log_snr: Any, schedule: Any) -> np.ndarray:
-    """Times of levels that the schedule must reach."""
+    """Times of noise levels; messages call them by the `values` of `name`."""
     schedule = schedules.get(schedule)
-    start, end = schedule.ends
-    excess = schedule.excess(log_snr)
-    wrong = np.flatnonzero(excess > LEVEL_TOLERANCE)
-    if wrong.size:
-        i = wrong[0]
-        raise ValueError(
-            f"`{name}` must be levels that {type(schedule).__name__} reaches, of log-SNR "
-            f"{end:.6g} to {start:.6g}. Received: {name}[{i}]={values[i]:.6g}, of log-SNR "
-            f"{log_snr[i]:.6g}, {excess[i]:.3g} beyond"
-        )
-    return _times_at(log_snr, schedule)
-
-
-def _times_at(log_snr: Any, schedule: Any) -> np.ndarray:
+    schedule.check_levels(name, log_snr, values)
     times = keras.ops.convert_to_numpy(schedule.diffusion_times(np.asarray(log_snr, "float64")))
     return np.clip(times.astype("float64"), 0.0, 1.0)
 
 
 def _times_from_start(log_snr: Any, schedule: Any) -> np.ndarray:
-    """Times of levels of which the first is the noisiest that can be followed."""
-    times = _times_at(log_snr, schedule)
+    """Times of levels, the first of which is the noisiest of the schedule."""
+    times = from_log_snr(log_snr, schedule)
     if math.isfinite(schedule.ends[1]):
-        times[0] = 1.0  # which the inverse may miss by a digit
+        times[0] = 1.0  # the inverse may miss the last digit
     return times
-
-
-def _ends(schedule: Any) -> np.ndarray:
-    """Log-SNR at times 0 and 1, infinities replaced."""
-    return finite(schedule.ends)

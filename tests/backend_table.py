@@ -1,10 +1,10 @@
 """What a user does with a model, done for real on one backend or device layout, and timed.
 
-    python tests/backend_table.py COLUMN FOLDER [MODEL.keras]
+    python tests/backend_table.py COLUMN FOLDER [MODEL.keras...]
 
 prints a JSON object from row to seconds, or to the error of a row that failed, and what else the
-tests in `test_backends.py` compare. `COLUMNS` says what the columns are. With a model, all that is
-done is to load it, and to generate from noise that is the same everywhere.
+tests in `test_backends.py` compare. `COLUMNS` says what the columns are. With models, all that is
+done is to load them, and to generate from noise that is the same everywhere.
 """
 
 import contextlib
@@ -50,15 +50,15 @@ def start(column):
     return contextlib.nullcontext
 
 
-def main(column, folder, model_path=None):
+def main(column, folder, *model_paths):
     scope = start(column)
     import keras
     import numpy as np
 
     import keras_ddim
 
-    if model_path is not None:
-        print(json.dumps({"images": generate(keras.saving.load_model(model_path))}))
+    if model_paths:
+        print(json.dumps([generate(keras.saving.load_model(path)) for path in model_paths]))
         return
     folder = pathlib.Path(folder)
     images = (np.random.default_rng(0).random((32, 8, 8, 3)) * [1.0, 0.5, 0.2]).astype("float32")

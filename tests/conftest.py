@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, settings
 
 import keras_ddim
 
-# A busy machine fails no test, and the same examples are tried everywhere; `benchmarks/fuzz.py`
-# looks for new ones.
+# A busy machine fails no test, and the same examples are tried everywhere.
 settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -3,11 +3,10 @@
 import numpy as np
 from keras import ops
 
-from keras_ddim.denoisers import Denoiser
 from keras_ddim.noise_levels import rates
 
 
-class MixtureDenoiser(Denoiser):
+class MixtureDenoiser:
     """The best possible denoiser of images of independent pixels, each a mixture of normals.
 
     Pixels are of unit variance; those of the first columns stay close to one of their few colours,
@@ -20,8 +19,9 @@ class MixtureDenoiser(Denoiser):
         deviations: Standard deviations of these, in the first and in the last column.
     """
 
+    evaluations_per_call = 1
+
     def __init__(self, seed=0, image_shape=(4, 8, 3), components=3, deviations=(0.2, 0.8)):
-        super().__init__()
         height, width, channels = self.image_shape = image_shape
         rng = np.random.default_rng(seed)
         means = rng.standard_normal((height, width, components, channels))
@@ -29,7 +29,7 @@ class MixtureDenoiser(Denoiser):
         self.variances = np.geomspace(*deviations, width).reshape(1, width, 1, 1) ** 2
         self.means = means * np.sqrt(1 - self.variances)
 
-    def call(self, noisy_images, log_snr, labels=None):
+    def __call__(self, noisy_images, log_snr, **per_image):
         noise_rate, signal_rate = rates(log_snr)
         means = ops.cast(self.means, noisy_images.dtype)
         variances = ops.cast(self.variances, noisy_images.dtype)

@@ -17,18 +17,22 @@ def tfds():
 def shapes_dir(tfds, tmp_path_factory):
     """Two tiny data sets, prepared: one with a test split and one without, all sizes different."""
 
+    image = tfds.features.Image
+
     class Shapes(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
         counts = {"train": 20, "test": 7}  # noqa: RUF012
+        features = {  # noqa: RUF012
+            "image": image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+        }
+
+        def example(self, i):
+            return {"image": np.full((4 + i, 9, 3), i, np.uint8), "label": i % 2}
 
         def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["even", "odd"]),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+            features = tfds.features.FeaturesDict(self.features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, manager):
             starts = np.cumsum([0, *self.counts.values()])
@@ -39,33 +43,37 @@ def shapes_dir(tfds, tmp_path_factory):
 
         def _generate_examples(self, numbers):
             for i in numbers:
-                yield i, {"image": np.full((4 + i, 9, 3), i, np.uint8), "label": i % 2}
+                yield i, self.example(i)
 
     class Tripled(Shapes):
         counts = {"train": 10, "validation": 10, "test": 10}  # noqa: RUF012
 
     class Nameless(Shapes):
-        counts = {"train": 10}  # noqa: RUF012
+        counts, dtype, unit = {"train": 10}, np.uint8, 1
+        features = {"picture": image(shape=(4, 4, 1))}  # noqa: RUF012
 
-        def _info(self):
-            features = tfds.features.FeaturesDict({"picture": tfds.features.Image(shape=(4, 4, 1))})
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _generate_examples(self, numbers):
-            for i in numbers:
-                yield i, {"picture": np.full((4, 4, 1), i, np.uint8)}
+        def example(self, i):
+            return {key: np.full((4, 4, 1), i * self.unit, self.dtype) for key in self.features}
 
     class Words(Nameless):
-        def _info(self):
-            features = tfds.features.FeaturesDict({"word": tfds.features.Text()})
-            return tfds.core.DatasetInfo(builder=self, features=features)
+        features = {"word": tfds.features.Text()}  # noqa: RUF012
 
-        def _generate_examples(self, numbers):
-            for i in numbers:
-                yield i, {"word": str(i)}
+        def example(self, i):
+            return {"word": str(i)}
+
+    class Fractions(Nameless):
+        dtype, unit = np.float32, np.float32(1 / 9)
+        features = {"image": image(shape=(4, 4, 1), dtype=np.float32)}  # noqa: RUF012
+
+    class SixteenBits(Nameless):
+        dtype, unit = np.uint16, 65535 // 9
+        features = {"image": image(shape=(4, 4, 1), dtype=np.uint16)}  # noqa: RUF012
+
+    class Bytes(Fractions):  # floats in 0..255
+        unit = np.float32(255 / 9)
 
     data_dir = tmp_path_factory.mktemp("tfds")
-    for builder in (Shapes, Tripled, Nameless, Words):
+    for builder in (Shapes, Tripled, Nameless, Words, Fractions, SixteenBits, Bytes):
         builder(data_dir=data_dir).download_and_prepare()
     return str(data_dir)
 
@@ -94,6 +102,8 @@ def test_a_validation_split_leaves_official_test_images_alone(shapes_dir):
     assert sorted(np.concatenate(numbers)) == list(range(20))
     train, validation = load_images("shapes", 6, validation_split=0, data_dir=shapes_dir)
     assert sorted(numbers_of(gather(train))) == list(range(20)) and validation is None
+    train, validation = load_images("shapes", 6, num_images=10, data_dir=shapes_dir)
+    assert len(gather(train)) == 8 and len(gather(validation)) == 2
 
 
 def test_some_data_sets_are_pooled(shapes_dir, monkeypatch):
@@ -115,51 +125,41 @@ def test_unlabelled_grey_data_set(shapes_dir):
     assert train.element_spec.shape == (None, 6, 6, 1)
     assert len(gather(train)) == 8 and len(gather(validation)) == 2
     assert train.class_names is None
-    with pytest.raises(ValueError, match=r"`labels=True` .*picture. Received: source='nameless'"):
+    with pytest.raises(ValueError, match=r"`labels=True`, got 'nameless with .*picture'"):
         load_images("nameless", labels=True, data_dir=shapes_dir)
 
 
-def test_num_images_of_a_data_set(shapes_dir):
-    train, validation = load_images("shapes", 6, num_images=10, data_dir=shapes_dir)
-    assert len(gather(train)) == 8 and len(gather(validation)) == 2
+@pytest.mark.parametrize("cache", [True, "file"])
+@pytest.mark.parametrize(("name", "tolerance"), [("fractions", 1e-6), ("sixteen_bits", 0.5 / 255)])
+def test_features_of_other_types(shapes_dir, tmp_path, name, tolerance, cache):
+    """Floats in [0, 1] stay floats, integers are fractions of their largest."""
+    cache = tmp_path / "cache" if cache == "file" else cache
+    for size in (4, 7):
+        options = {"data_dir": shapes_dir, "cache": cache, "validation_split": 0}
+        images = gather(load_images(name, size, **options)[0])
+        expected = np.broadcast_to(np.arange(10)[:, None, None, None] / 9, (10, size, size, 1))
+        images = images[np.argsort(images[:, 0, 0, 0])]
+        np.testing.assert_allclose(images, expected, rtol=0, atol=tolerance)
+        assert images.max() <= 1
 
 
-def test_oxford_flowers_has_the_splits_of_the_keras_example(tfds):
-    read = []
-
-    def as_dataset(self, split, **kwargs):
-        read.append(split)
-        examples = {
-            "image": np.full((3, 50, 40, 3), 255, np.uint8),
-            "label": np.arange(3),
-            "file_name": np.array(["a", "b", "c"]),
-        }
-        return tf.data.Dataset.from_tensor_slices(examples)
-
-    with tfds.testing.mock_data(as_dataset_fn=as_dataset):
-        train, _ = load_images("oxford_flowers102", 16, labels=True)
-    assert read == [
-        "train[:80%]+validation[:80%]+test[:80%]",
-        "train[80%:]+validation[80%:]+test[80%:]",
-    ]
-    assert len(train.class_names) == 102
-    images, labels = gather(train)
-    assert images.shape == (3, 16, 16, 3) and images.min() == 1
-    assert sorted(labels) == [0, 1, 2]
+def test_floats_outside_of_the_range_are_refused(shapes_dir):
+    with pytest.raises(ValueError, match=r"finite floats in \[0, 1\], .* from 0 to 255"):
+        load_images("bytes", 4, data_dir=shapes_dir, validation_split=0)
 
 
 def test_data_set_errors(shapes_dir, tmp_path, monkeypatch, tfds):
-    with pytest.raises(ValueError, match=r"`source` .* Received: source='no_such_set'"):
+    with pytest.raises(ValueError, match=r"`source` must be .*, got 'no_such_set'"):
         load_images("no_such_set")
-    with pytest.raises(FileNotFoundError, match=r"`data_dir` .* Received: data_dir='.*missing'"):
+    with pytest.raises(FileNotFoundError, match=r"`data_dir` must be .*, got '.*missing'"):
         load_images("fashion_mnist", data_dir=tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"data set of images; .*word. Received: source='words'"):
+    with pytest.raises(ValueError, match=r"a data set of images, got 'words with .*word'"):
         load_images("words", data_dir=shapes_dir)
 
     def fail(self, **kwargs):
         raise ConnectionError("no network\nand a long story")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(ValueError, match=r"source='fashion_mnist', .*no network") as error:
+    with pytest.raises(ValueError, match=r"got 'fashion_mnist' .*no network") as error:
         load_images("fashion_mnist", data_dir=tmp_path)
     assert "\n" not in str(error.value)

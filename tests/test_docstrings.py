@@ -17,7 +17,7 @@ DOWNLOADS = "keras_ddim.encoders.InceptionV3"
 SLOW = {
     "keras_ddim.data.flowers.draw_flowers",
     "keras_ddim.data.loading.load_images",
-    "keras_ddim.generator.Generator.generate",
+    "keras_ddim.model.DiffusionModel.generate",
     "keras_ddim.model.DiffusionModel.from_preset",
     "keras_ddim.preconditioning.SpectralPreconditioning",
 }

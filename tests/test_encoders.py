@@ -72,10 +72,6 @@ class TestInceptionV3:
         assert "'imagenet', if that can be downloaded" in message and "\n" not in message
         assert "train_classifier" in message and "URL fetch failure" in message
 
-    def test_errors(self):
-        with pytest.raises(ValueError, match=r"at least 75. Received: image_size=64"):
-            encoders.InceptionV3(64)
-
     @pytest.mark.slow
     def test_foreign_weights(self, tmp_path):
         foreign = tmp_path / "foreign.weights.h5"
@@ -99,7 +95,7 @@ class TestClassifier:
         assert np.ptp(black, axis=0).max() < 0.1 < np.abs(black[0] - white[0]).max()
 
     def test_is_saved(self, labelled_images, tmp_path):
-        path = tmp_path / "folder" / "classifier.keras"
+        path = tmp_path / "classifier.keras"
         encoder = train(labelled_images)
         encoder.save(path)
         images = np.random.default_rng(0).random((5, 8, 8, 1))
@@ -107,42 +103,31 @@ class TestClassifier:
         for again in (encoders.load_classifier(path), encoders.get(str(path))):
             np.testing.assert_allclose(encoders.encode(again, images), features, rtol=1e-5)
             assert str(again) == str(encoder)
-        with pytest.raises(ValueError, match=r"must be of the shape \(8, 8, 1\)"):
+        with pytest.raises(ValueError, match=r"images of shape \(batch, 8, 8, 1\)"):
             encoders.encode(again, np.zeros((2, 9, 9, 1)))
-        with pytest.raises(ValueError, match=r"must end in .keras. Received: path='classifier.h5'"):
-            encoder.save("classifier.h5")
-
-    def test_accuracy_is_optional(self, labelled_images):
-        encoder = encoders.train_classifier(labelled_images[0], num_classes=2, verbose=0)
-        assert encoder.accuracy is None and "accuracy" not in str(encoder)
 
     def test_other_files_are_errors(self, tmp_path):
-        foreign, damaged = tmp_path / "foreign.keras", tmp_path / "damaged.keras"
+        foreign = tmp_path / "foreign.keras"
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(foreign)
-        damaged.write_bytes(foreign.read_bytes()[:100])
-        for path in (foreign, damaged, tmp_path / "missing.keras"):
-            with pytest.raises(ValueError, match=rf"`path` must be a '.keras' file.*{path.name}"):
+        for path, reason in {
+            foreign: "must be a Classifier",
+            tmp_path / "no.keras": "no.keras",
+        }.items():
+            with pytest.raises(ValueError, match=reason):
                 encoders.get(path)
 
     def test_errors(self, labelled_images):
         with pytest.raises(ValueError, match=r"batches \(images, labels\)"):
             encoders.train_classifier(np.zeros((2, 8, 8, 1)))
-        with pytest.raises(ValueError, match=r"`num_classes`.*Received: num_classes=0"):
+        with pytest.raises(ValueError, match=r"`num_classes`.* got 0"):
             encoders.train_classifier(labelled_images[0])
 
 
-class TestGet:
-    def test_callables_are_themselves_and_inception_is_shared(self):
-        def encoder(images):
-            return images
-
-        assert encoders.get(encoder) is encoder
-        assert encoders.get("inception_v3") is encoders.get("inception_v3")
-        assert str(encoders.get("inception_v3")) == "InceptionV3 at 299x299"
-
-    @pytest.mark.parametrize("wrong", ["vgg", "weights.h5", None, encoders.InceptionV3, 5])
-    def test_errors(self, wrong):
-        with pytest.raises(ValueError, match=r"`encoder` must be 'inception_v3'.*encoder="):
+def test_encoders_by_name_are_shared():
+    assert encoders.get("inception_v3") is encoders.get("inception_v3")
+    assert str(encoders.get("inception_v3")) == "InceptionV3 at 299x299"
+    for wrong in ("weights.h5", None, encoders.InceptionV3):
+        with pytest.raises(ValueError, match=r"`encoder` must be 'inception_v3'.* got "):
             encoders.get(wrong)
 
 
@@ -166,21 +151,14 @@ class TestEncode:
         images = np.random.default_rng(0).random((3, 4, 4, 1))
         np.testing.assert_allclose(encoders.encode(model, images), images.reshape(3, 16), rtol=1e-6)
 
-    def test_progress(self, capsys):
-        images = np.zeros((3, 4, 4, 1))
-        encoders.encode(lambda images: images[:, 0, 0], images)
-        assert capsys.readouterr().out == ""
-        encoders.encode(lambda images: images[:, 0, 0], images, verbose=1)
-        assert "3/3" in capsys.readouterr().out
-
     def test_errors(self):
         images = np.ones((5, 4, 4, 1))
-        with pytest.raises(ValueError, match=r"images of shape \(0, 4, 4, 1\)"):
+        with pytest.raises(ValueError, match="`images` must be at least one"):
             encoders.encode(np.asarray, images[:0])
         for wrong in (
-            lambda images: images,
+            np.asarray,
             lambda images: images[:2, 0, 0],
-            lambda images: images[:, 0, 0] * np.nan,
+            lambda images: images[:, 0, 0] / 0,
         ):
-            with pytest.raises(ValueError, match=r"`encoder` must.*finite.*for 5 images"):
+            with pytest.raises(ValueError, match="a function of 5 images to finite"):
                 encoders.encode(wrong, images)

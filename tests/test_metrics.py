@@ -26,13 +26,6 @@ def random_features(num_points=(60, 75), dimensions=6, seed=0):
     )
 
 
-def points_with_moments(mean, covariance, num_points=50):
-    """Points that have exactly this mean and covariance."""
-    points = np.random.default_rng(0).standard_normal((num_points, len(mean)))
-    orthonormal, _ = np.linalg.qr(points - points.mean(axis=0))
-    return mean + np.sqrt(num_points - 1) * orthonormal @ np.linalg.cholesky(covariance).T
-
-
 def measured(metric, real, generated):
     metric.update_state(real, generated)
     return metric.result()
@@ -74,22 +67,6 @@ class TestFrechetDistance:
         # The square root of a product, in SciPy, is the less exact one.
         assert metrics.frechet_distance(x, y) == pytest.approx(frechet_by_scipy(x, y), rel=1e-9)
 
-    def test_gaussians_of_equal_axes(self):
-        """`|μ − μ'|² + Σ (s − s')²`."""
-        deviations, other_deviations = np.array([1.0, 2.0, 0.5]), np.array([3.0, 1.0, 0.5])
-        x = points_with_moments(np.zeros(3), np.diag(deviations**2))
-        y = points_with_moments(np.full(3, 2.0), np.diag(other_deviations**2), num_points=70)
-        expected = 3 * 2.0**2 + np.sum((deviations - other_deviations) ** 2)
-        assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
-
-    def test_covariances_that_do_not_commute(self):
-        a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
-        # Of 2x2 matrices, tr(√M) = √(tr(M) + 2 √det(M)).
-        overlap = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
-        expected = np.trace(a) + np.trace(b) - 2 * overlap
-        x, y = (points_with_moments(np.zeros(2), covariance) for covariance in (a, b))
-        assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
-
     def test_two_points_each_in_many_dimensions(self):
         """`|μ − μ'|² + a² + b² − 2 |a·b|`, where a and b are the differences by √2."""
         x, y = np.random.default_rng(0).standard_normal((2, 2, 30))
@@ -97,23 +74,16 @@ class TestFrechetDistance:
         expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + a @ a + b @ b - 2 * abs(a @ b)
         assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
 
-    def test_covariances_without_full_rank(self):
-        """An isometry into a space of more dimensions changes no distance."""
-        rng = np.random.default_rng(0)
-        x, y = random_features(dimensions=3)
-        isometry, _ = np.linalg.qr(rng.standard_normal((40, 3)))
-        # Of more points than dimensions, of about as many, and of fewer.
-        for count in (75, 41, 20):
-            expected = metrics.frechet_distance(x[:count], y[:count])
-            distance = metrics.frechet_distance(x[:count] @ isometry.T, y[:count] @ isometry.T)
-            assert distance == pytest.approx(expected, rel=1e-12)
-
     @pytest.mark.parametrize("num_points", [5, 19, 21, 300])
     def test_is_symmetric_and_zero_for_the_same_points(self, num_points):
-        x, y = np.random.default_rng(0).standard_normal((2, num_points, 20))
+        """Also of few points; isometries into more dimensions change nothing."""
+        rng = np.random.default_rng(0)
+        x, y = rng.standard_normal((2, num_points, 20))
         assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-12 * 2 * 20)
-        distance = metrics.frechet_distance(x, y)
-        assert distance == pytest.approx(metrics.frechet_distance(y, x), rel=1e-12)
+        distance = pytest.approx(metrics.frechet_distance(x, y), rel=1e-12)
+        assert metrics.frechet_distance(y, x) == distance
+        isometry, _ = np.linalg.qr(rng.standard_normal((40, 20)))
+        assert metrics.frechet_distance(x @ isometry.T, y @ isometry.T) == distance
 
     def test_moments_do_not_grow_and_keep_their_digits(self):
         """Far from zero, where squares minus the square of the mean would have none left."""
@@ -121,9 +91,9 @@ class TestFrechetDistance:
         points = 1e6 + rng.standard_normal((1000, 3)) * [1.0, 1e-3, 10.0]
         moments = metrics.Moments()
         for batch in np.array_split(points, 37):
-            moments.add(batch)
+            moments.extend(batch)
             assert len(moments.root) <= 3
-        assert moments.count == 1000
+        assert len(moments) == 1000
         np.testing.assert_allclose(
             moments.root.T @ moments.root, np.cov(points, rowvar=False), rtol=1e-6
         )
@@ -152,65 +122,32 @@ class TestOtherDistances:
         assert metrics.kernel_distance(x, y) == pytest.approx(whole[0], rel=1e-9)
         assert metrics.covered(x, y) == whole[1]
 
-    def test_kernel_distance_of_two_points_each(self):
-        """Worked out by hand: one dimension, k(a, b) = (ab + 1)³."""
-        x, y = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
-        # k(0, 1) + k(1, 2) − 2 mean(k(0, 1), k(0, 2), k(1, 1), k(1, 2))
-        assert metrics.kernel_distance(x, y) == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
-
-    def test_kernel_distance_of_shifted_gaussians(self):
-        """In one dimension, `E k` of normals of means 0 and m and variance 1 is closed-form."""
-        m = 1.5
-        # E(ab + 1)³ = E a³ E b³ + 3 E a² E b² + 3 E a E b + 1
-        third, second = m**3 + 3 * m, m**2 + 1
-        expected = (3 + 1) + (third**2 + 3 * second**2 + 3 * m**2 + 1) - 2 * (3 * second + 1)
-        rng = np.random.default_rng(0)
-        x, y = rng.standard_normal((2, 4000, 1)) + np.array([0, m]).reshape(2, 1, 1)
-        assert metrics.kernel_distance(x, y) == pytest.approx(expected, rel=0.1)
-
-    def test_kernel_distance_is_unbiased(self):
-        """Zero on average for clouds of one distribution, but not one by one."""
-        rng = np.random.default_rng(0)
-        draws = [metrics.kernel_distance(*rng.standard_normal((2, 8, 4))) for _ in range(4000)]
-        standard_error = np.std(draws) / np.sqrt(len(draws))
-        assert abs(np.mean(draws)) < 3 * standard_error
-        # The biased estimate, which counts each point as its own pair, would not pass.
-        bias = 2 / 8 * (np.mean([(x @ x / 4 + 1) ** 3 for x in rng.standard_normal((999, 4))]) - 1)
-        assert bias > 10 * standard_error
-
-    def test_coverage_of_clouds_within_one_another(self):
-        rng = np.random.default_rng(0)
-        wide, narrow = rng.uniform(-1, 1, (400, 2)), rng.uniform(-0.2, 0.2, (400, 2))
-        assert metrics.covered(wide, narrow) > 0.9
-        assert metrics.covered(narrow, wide) < 0.1
-        assert metrics.covered(wide, wide + 10) == 0
-
     def test_errors(self):
         points = np.zeros((3, 2))
         for distance in (metrics.frechet_distance, metrics.kernel_distance):
             with pytest.raises(ValueError, match=r"at least 2 points.*shape \(1, 2\)"):
                 distance(points, points[:1])
+            with pytest.raises(ValueError, match="points of 2 dimensions"):
+                distance(points, points[:, :1])
         with pytest.raises(ValueError, match=r"at least 4 points.*shape \(3, 2\)"):
             metrics.covered(points, points, neighbors=3)
-        with pytest.raises(ValueError, match=r"shape \(3,\)"):
-            metrics.frechet_distance(points, points[:, 0])
 
 
 class TestMetrics:
     @pytest.mark.parametrize("kind", KINDS)
     def test_batches_of_any_sizes_give_one_result(self, kind):
-        rng = np.random.default_rng(0)
-        real, generated = rng.random((50, 4, 4, 1)), rng.random((40, 4, 4, 1)) ** 2
-        one, many = kind(flatten), kind(flatten)
-        one.update_state(real, generated)
-        for start, stop in ((0, 1), (1, 18), (18, 50)):
-            many.update_state(real[start:stop])
-        for start, stop in ((0, 31), (31, 40)):
-            many.update_state(None, generated[start:stop])
-        assert many.result() == pytest.approx(one.result(), rel=1e-6)
-        one.reset_state()
-        with pytest.raises(ValueError, match="needs at least"):
-            one.result()
+        real, generated, others = np.random.default_rng(0).random((3, 40, 4, 4, 1))
+        metric = kind(flatten)
+        metric.update_state(real[:1])
+        metric.update_state(real[1:18], generated[:31] ** 2)
+        metric.update_state(real[18:], generated[31:] ** 2)
+        assert metric.result() == pytest.approx(measured(kind(flatten), real, generated**2), 1e-6)
+        metric.reset_state(keep_real=True)
+        expected = measured(kind(flatten), real, others)
+        assert measured(metric, None, others) == pytest.approx(expected, 1e-6)
+        metric.reset_state()
+        with pytest.raises(ValueError, match="at least 2 images for"):
+            metric.result()
 
     def test_results_are_the_distances_of_features(self):
         rng = np.random.default_rng(0)
@@ -223,17 +160,6 @@ class TestMetrics:
             (Recall(flatten, neighbors=2), covered_by_loops(y, x, 2)),
         ):
             assert measured(metric, real, generated) == pytest.approx(expected, rel=1e-6)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_real_images_may_be_kept(self, kind):
-        rng = np.random.default_rng(0)
-        real, generated, others = rng.random((3, 20, 4, 4, 1)) ** [[[[[1]]]], [[[[2]]]], [[[[3]]]]]
-        metric = kind(flatten)
-        first = measured(metric, real, generated)
-        metric.reset_state(keep_real=True)
-        assert measured(metric, None, others) == measured(kind(flatten), real, others)
-        metric.reset_state(keep_real=True)
-        assert measured(metric, None, generated) == first
 
     def test_images_are_encoded_once_for_each_encoder(self):
         encoded = []
@@ -276,19 +202,17 @@ class TestMetrics:
 
     def test_errors(self):
         images = np.zeros((5, 4, 4, 1))
-        with pytest.raises(ValueError, match=r"`fid` needs at least 2 generated .* Received: 0"):
+        with pytest.raises(
+            ValueError, match="`generated_images` must be at least 2 images for fid, got 0"
+        ):
             measured(FID(flatten), images, None)
-        with pytest.raises(ValueError, match=r"at least 4 points.*Received.*\(3, 16\)"):
+        with pytest.raises(ValueError, match="at least 4 points"):
             measured(Precision(flatten), images[:3], images)
         with pytest.raises(ValueError, match="values from 7 to 7"):
             KID(flatten).update_state(images, images + 7)
-        with pytest.raises(ValueError, match=r"Received: images of shape \(4, 4, 1\)"):
-            KID(flatten).update_state(images[0], images)
-        with pytest.raises(ValueError, match=r"Received: encoder='vgg'"):
-            KID("vgg")
-        with pytest.raises(ValueError, match=r"`num_subsets`.*Received: num_subsets=0"):
+        with pytest.raises(ValueError, match=r"`num_subsets`.* got 0"):
             KID(flatten, num_subsets=0)
-        with pytest.raises(ValueError, match=r"`neighbors`.*Received: neighbors=0"):
+        with pytest.raises(ValueError, match=r"`neighbors`.* got 0"):
             Recall(flatten, neighbors=0)
 
 
@@ -300,8 +224,8 @@ class TestImageMetrics:
 
     @pytest.mark.parametrize("labelled", [False, True])
     def test_logs_are_seen_by_the_callbacks_after_it(self, make_model, images, tmp_path, labelled):
-        model = make_model()
         data = (images, np.zeros(len(images), int)) if labelled else images
+        model = make_model()
         real, _ = keras_ddim.load_images(
             data, 8, batch_size=16, validation_split=0, shuffle=False, labels=labelled
         )
@@ -335,21 +259,16 @@ class TestImageMetrics:
             images,
             num_images=6,
             every=2,
-            prefix="",
             diffusion_times=1,
         )
         history = self.fit(make_model(), images[:8], measure, epochs=5)
         assert encoded == [len(images), 6, 6]
-        assert len(history["kid"]) == len(history["recall"]) == 2
+        assert len(history["val_kid"]) == len(history["val_recall"]) == 2
 
     def test_errors(self, images):
         callback = keras_ddim.callbacks.ImageMetrics
         for wrong in (KID(flatten), ["kid"], [], [KID(flatten), KID(flatten)]):
-            with pytest.raises(ValueError, match=r"`metrics` must be a list.*Received: metrics="):
+            with pytest.raises(ValueError, match="`metrics` must be "):
                 callback(wrong, images)
-        with pytest.raises(ValueError, match="every=0"):
+        with pytest.raises(ValueError, match=r"`every` must be .* got 0"):
             callback([KID(flatten)], images, every=0)
-        with pytest.raises(ValueError, match="num_images=0"):
-            callback([KID(flatten)], images, num_images=0)
-        with pytest.raises(ValueError, match="steps"):
-            callback([KID(flatten)], images, steps=5)

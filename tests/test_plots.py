@@ -1,4 +1,3 @@
-import subprocess
 import sys
 import types
 
@@ -43,34 +42,6 @@ def test_grid_is_as_square_as_it_gets(count, shape):
     assert grid.shape == (9 * shape[0] + 1, 9 * shape[1] + 1, 1)
 
 
-def test_grid_takes_grey_images_without_channels_and_integers():
-    images = np.arange(2 * 3 * 3, dtype="uint8").reshape(2, 3, 3) * 10
-    grid = plots.image_grid(images, columns=2)
-    np.testing.assert_allclose(grid[1:-1, 5:-1, 0], images[1] / 255, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "images, message",
-    [
-        (np.zeros((0, 4, 4, 3)), "at least one image"),
-        (np.zeros((4, 4)), r"shape \(4, 4\)"),
-        (np.zeros((2, 4, 4, 2)), "1, 3 or 4 channels"),
-        (np.full((2, 4, 4, 3), 1.5), "1.5"),
-        (np.full((2, 4, 4, 3), np.nan), "nan"),
-        (np.full((2, 4, 4, 3), 300), "300|1.17"),
-    ],
-)
-def test_grid_refuses_what_is_no_picture(images, message):
-    with pytest.raises(ValueError, match=message):
-        plots.image_grid(images)
-
-
-@pytest.mark.parametrize("columns", [0, -1, 2.5, "3"])
-def test_columns_must_be_a_positive_integer(pictures, columns):
-    with pytest.raises(ValueError, match="columns"):
-        plots.plot_images(pictures, columns)
-
-
 # Files
 
 
@@ -94,12 +65,6 @@ def test_small_images_are_enlarged_to_whole_multiples(tmp_path, pictures):
     np.testing.assert_array_equal(saved[factor - 1 :: factor], saved[::factor])
 
 
-def test_large_images_keep_their_size(tmp_path):
-    plots.plot_images(np.zeros((1, 1200, 300, 3)), path=tmp_path / "large.png")
-    margin = 300 // 16
-    assert read(tmp_path / "large.png").size == (300 + 2 * margin, 1200 + 2 * margin)
-
-
 def test_labels_stand_left_of_the_grid(tmp_path):
     plots.plot_images(np.zeros((4, 8, 8, 1)), 2, tmp_path / "plain.png")
     for name, labels in {"short": ["a", "b"], "long": ["a", "a much longer label"]}.items():
@@ -113,34 +78,13 @@ def test_labels_stand_left_of_the_grid(tmp_path):
 
 
 def test_wrong_number_of_labels(pictures):
-    with pytest.raises(ValueError, match="as many as rows, 3"):
+    with pytest.raises(ValueError, match="one string for each row, 3"):
         plots.plot_images(pictures, 2, row_labels=["one"])
 
 
-def test_a_failed_write_leaves_the_old_picture(tmp_path, pictures, monkeypatch):
-    path = tmp_path / "grid.png"
-    plots.plot_images(pictures, path=path)
-    before = path.read_bytes()
-
-    def fail(self, file, *args, **kwargs):
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(PIL.Image.Image, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        plots.plot_images(1 - pictures, path=path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["picture", "picture.xyz"])
-def test_unknown_formats_are_refused(tmp_path, pictures, name):
-    with pytest.raises(ValueError, match=r"must end in \.png"):
-        plots.plot_images(pictures, path=tmp_path / name)
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_formats(tmp_path, pictures):
+def test_formats(tmp_path, pictures):
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        plots.plot_images(pictures, path=tmp_path / "picture.xyz")
     plots.plot_images(pictures, path=tmp_path / "grid.pdf")
     assert (tmp_path / "grid.pdf").read_bytes().startswith(b"%PDF")
 
@@ -162,30 +106,9 @@ def test_rows_have_their_labels_and_images(pictures):
     np.testing.assert_allclose(drawn[::factor, ::factor], grid, atol=1 / 255)
 
 
-def test_rows_are_written(tmp_path, pictures):
-    assert plots.plot_rows({"one": pictures, 2: pictures}, tmp_path / "rows.png") is None
-    width, height = read(tmp_path / "rows.png").size
-    assert width > 5 / 3 * height
-
-
-def test_a_figure_saved_by_hand_has_its_labels(tmp_path, pictures):
-    figure = plots.plot_rows({"a long label": pictures})
-    figure.savefig(tmp_path / "rows.png")
-    plots.plot_images(pictures, 5, tmp_path / "plain.png")
-    assert read(tmp_path / "rows.png").width > read(tmp_path / "plain.png").width + 50
-
-
-@pytest.mark.parametrize(
-    "shapes, message",
-    [
-        ([], "Received: rows={}"),
-        ([(2, 4, 4, 3), (3, 4, 4, 3)], r"'b': \(3, 4, 4, 3\)"),
-        ([(2, 4, 4, 3), (2, 8, 8, 3)], r"'b': \(2, 8, 8, 3\)"),
-        ([(2, 4, 4, 3), (2, 4, 4, 2)], "1, 3 or 4 channels"),
-    ],
-)
-def test_rows_must_be_alike(shapes, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("shapes", [[], [(2, 4, 4, 3), (3, 4, 4, 3)]])
+def test_rows_must_be_alike(shapes):
+    with pytest.raises(ValueError, match="`rows` must be a dictionary of images of one shape"):
         plots.plot_rows({label: np.zeros(shape) for label, shape in zip("ab", shapes)})
 
 
@@ -248,44 +171,22 @@ def test_animation_of_grey_and_transparent_images(tmp_path, channels):
     check_animation(channels, tmp_path / "flowers.gif")
 
 
-def test_animation_of_what_a_model_generates(trained_model, tmp_path):
-    trajectory = trained_model.generate(2, 3, seed=0, return_trajectory=True, verbose=0)
-    noisy_images = trained_model.denormalize(trajectory.noisy_images)
-    plots.animate(noisy_images, trajectory.pred_images, tmp_path / "flowers.gif")
-    pixels, _ = frames(tmp_path / "flowers.gif")
-    last = plots.image_grid(trajectory.images)
-    factor = pixels[-1].shape[0] // last.shape[0]
-    shown = pixels[-1][::factor, : factor * last.shape[1] : factor] / 255.0
-    assert np.abs(shown - last).mean() < 0.04
-
-
-def test_animation_pixel_by_pixel(tmp_path):
-    plots.animate(*np.zeros((2, 1, 4, 8, 8, 3)), tmp_path / "a.gif", scale=1)
-    with PIL.Image.open(tmp_path / "a.gif") as image:
-        assert image.size == (2 * 19 + 1, 19)
-
-
 def test_animation_of_many_steps_is_not_faster_than_browsers(tmp_path):
-    images = np.random.default_rng(0).random((2, 5, 1, 8, 8, 3))
-    plots.animate(*images, tmp_path / "fast.gif", seconds=0.001)
-    _, durations = frames(tmp_path / "fast.gif")
+    images = np.random.default_rng(0).random((2, 5, 4, 8, 8, 3))
+    plots.animate(*images, tmp_path / "fast.gif", seconds=0.001, scale=1)
+    pixels, durations = frames(tmp_path / "fast.gif")
     assert durations[:-1] == (20,) * 5
+    assert pixels[0].shape[:2] == (19, 2 * 19 + 1)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"path": "flowers.png"}, r"`path` must end in \.gif. Received: path='flowers.png'"),
-        ({"columns": 0}, "columns=0"),
-        ({"scale": 0}, "Received: scale=0"),
-        ({"seconds": 0}, r"`seconds` must be a number in \(0, 600\]. Received: seconds=0"),
-        ({"seconds": float("nan")}, "seconds=nan"),
-        ({"seconds": "4"}, "seconds='4'"),
-        ({"noisy_images": np.zeros((3, 1, 8, 8, 3))}, r"noisy_images of shape \(3, 1, 8, 8, 3\)"),
-        ({"noisy_images": np.full((2, 1, 8, 8, 3), -1.0)}, "values from -1 to -1"),
-        ({"pred_images": np.zeros((1, 8, 8, 3))}, r"pred_images of shape \(1, 8, 8, 3\)"),
-        (dict.fromkeys(("noisy_images", "pred_images"), np.zeros((0, 1, 8, 8, 3))), "one step"),
-        (dict.fromkeys(("noisy_images", "pred_images"), np.zeros((2, 1, 8, 8, 2))), "1, 3 or 4"),
+        ({"path": "flowers.png"}, r"`path` must be a path that ends in \.gif"),
+        ({"scale": 0}, "`scale`.* got 0"),
+        ({"seconds": 0}, "`seconds` must be .* above 0, got 0"),
+        ({"noisy_images": np.zeros((3, 1, 8, 8, 3))}, "of the shape of `noisy_images`"),
+        (dict.fromkeys(("noisy_images", "pred_images"), np.zeros((0, 1, 8, 8, 3))), "steps of"),
     ],
 )
 def test_animation_refuses(tmp_path, monkeypatch, arguments, message):
@@ -294,6 +195,18 @@ def test_animation_refuses(tmp_path, monkeypatch, arguments, message):
     with pytest.raises(ValueError, match=message):
         plots.animate(**{**images, "path": "flowers.gif", **arguments})
     assert not list(tmp_path.iterdir())
+
+
+def test_animation_of_a_walk(tmp_path):
+    walk = np.linspace(0, 1, 5).reshape(5, 1, 1, 1) * np.ones((5, 8, 8, 3))
+    plots.animate_walk(walk, tmp_path / "walk.gif", scale=2, seconds=0.8)
+    pixels, durations = frames(tmp_path / "walk.gif")
+    assert durations == (100,) * 8 and pixels[0].shape[:2] == (20, 20)  # there and back
+    several = np.repeat(walk[:, None], 3, axis=1)
+    plots.animate_walk(several, tmp_path / "several.gif", scale=1, columns=3)
+    assert read(tmp_path / "several.gif").size == (28, 10)
+    with pytest.raises(ValueError, match="`images` must be at least two steps"):
+        plots.animate_walk(walk[:1], tmp_path / "no.gif")
 
 
 # Curves
@@ -307,13 +220,12 @@ def lines(figure):
     ]
 
 
-def test_history_from_dictionary_file_and_fit(tmp_path):
+def test_history_from_file_and_fit(tmp_path):
     losses = {"n_loss": [3.0, 2.0], "i_loss": [5.0, 4.0], "val_n_loss": [3.5, 2.5]}
     expected = [
         {"training": [[1, 3], [2, 2]], "validation": [[1, 3.5], [2, 2.5]]},
         {"training": [[1, 5], [2, 4]]},
     ]
-    assert lines(plots.plot_history(losses)) == expected
     fit = types.SimpleNamespace(epoch=[0, 1], history=losses)
     assert lines(plots.plot_history(fit)) == expected
     path = tmp_path / "history.csv"
@@ -323,20 +235,12 @@ def test_history_from_dictionary_file_and_fit(tmp_path):
     assert read(tmp_path / "history.png").size == (900, 350)
 
 
-def test_history_with_gaps(tmp_path):
-    path = tmp_path / "history.csv"
-    path.write_text("epoch,n_loss,val_n_loss\n1,3,\n2,2,1\n")
-    ((_, first), (_, second)) = lines(plots.plot_history(path))[0]["validation"]
-    assert np.isnan(first) and second == 1
-
-
-@pytest.mark.parametrize("history", [{"loss": [1.0]}, 3, {}])
-def test_history_without_losses(history):
-    with pytest.raises(ValueError, match="history"):
-        plots.plot_history(history)
-
-
-def test_missing_history(tmp_path):
+def test_history_without_losses(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,3\n")
+    with pytest.raises(
+        ValueError, match=r"a history of `n_loss` or `i_loss`, got \['epoch', 'loss'"
+    ):
+        plots.plot_history(tmp_path / "history.csv")
     with pytest.raises(FileNotFoundError):
         plots.plot_history(tmp_path / "none.csv")
 
@@ -352,15 +256,11 @@ def test_schedule_curves_are_its_rates(tmp_path):
     assert read(tmp_path / "schedule.png").width == 900
 
 
-def test_schedules_of_one_class_are_told_apart():
-    figure = plots.plot_schedule(
-        [keras_ddim.CosineSchedule(), keras_ddim.CosineSchedule(max_signal_rate=0.99)]
-    )
-    labels = [line.get_label() for line in figure.axes[1].get_lines()]
-    assert len(set(labels)) == 2 and "0.99" in labels[1]
-
-
-def test_no_schedule():
+def test_schedules_are_labelled_with_their_arguments():
+    schedules = [keras_ddim.CosineSchedule(), keras_ddim.CosineSchedule(max_signal_rate=0.99)]
+    _, right = plots.plot_schedule(schedules).axes
+    labels = [line.get_label() for line in right.get_lines()]
+    assert labels == [repr(schedule) for schedule in schedules]
     with pytest.raises(ValueError, match="schedule"):
         plots.plot_schedule([])
 
@@ -384,7 +284,7 @@ def test_lists_of_times_stand_on_the_curve(tmp_path):
 
 @pytest.mark.parametrize(
     ("lists", "errors"),
-    [({}, None), ({"a": [1.0, 0.5]}, {"a": [1.0]}), ({"a": [1.0]}, {"b": [1.0]}), ({"a": [2]}, {})],
+    [({}, None), ({"a": [1.0, 0.5]}, {"a": [1.0]}), ({"a": [1.0]}, {"b": [1.0]})],
 )
 def test_lists_of_times_that_cannot_be_drawn(lists, errors):
     with pytest.raises(ValueError, match="must"):
@@ -394,37 +294,9 @@ def test_lists_of_times_that_cannot_be_drawn(lists, errors):
 # Without pyplot
 
 
-def test_figures_show_themselves_in_notebooks(pictures):
-    assert plots.plot_images(pictures)._repr_png_().startswith(b"\x89PNG")
-
-
-def test_saving_needs_no_pyplot(tmp_path):
-    # Keras imports pyplot by itself where it can: without it, everything must still be written.
-    program = f"""
-import sys
-sys.modules["matplotlib.pyplot"] = None
-import numpy as np
-from keras_ddim import plots
-images = np.zeros((4, 8, 8, 3))
-plots.plot_images(images, path={str(tmp_path / "1.png")!r})
-plots.plot_rows({{"a": images, "b": images}}, {str(tmp_path / "2.png")!r})
-plots.plot_history({{"n_loss": [2.0, 1.0]}}, {str(tmp_path / "3.png")!r})
-plots.plot_schedule(path={str(tmp_path / "4.png")!r})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-    assert len([read(path) for path in tmp_path.glob("*.png")]) == 4
-
-
-def test_animation_of_a_walk(tmp_path):
-    walk = np.linspace(0, 1, 5).reshape(5, 1, 1, 1) * np.ones((5, 8, 8, 3))
-    plots.animate_walk(walk, tmp_path / "walk.gif", scale=2, seconds=0.8)
-    with PIL.Image.open(tmp_path / "walk.gif") as image:
-        assert image.n_frames == 8 and image.size == (20, 20)  # there and back
-        assert image.info["duration"] == 100
-    several = np.repeat(walk[:, None], 3, axis=1)
-    plots.animate_walk(several, tmp_path / "several.gif", scale=1, columns=3)
-    with PIL.Image.open(tmp_path / "several.gif") as image:
-        assert image.size == (28, 10)
-    for images in (walk[:1], walk[0]):
-        with pytest.raises(ValueError, match=r"`images` must be of shape \(steps, height"):
-            plots.animate_walk(images, tmp_path / "no.gif")
+def test_saving_needs_no_pyplot(tmp_path, monkeypatch, pictures):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    plots.plot_images(pictures, path=tmp_path / "1.png")
+    plots.plot_rows({"a": pictures, "b": pictures}, tmp_path / "2.png")
+    plots.plot_schedule(path=tmp_path / "3.png")
+    assert len([read(path) for path in tmp_path.glob("*.png")]) == 3

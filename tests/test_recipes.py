@@ -20,40 +20,12 @@ def test_learning_rate_rises_and_falls_to_zero():
     np.testing.assert_allclose(rates(recipes.learning_rate_schedule(2, 0.5), [0, 1]), [0.5, 0.25])
 
 
-@pytest.mark.usefixtures("eagerly")
-def test_longer_run_goes_on_as_if_planned_from_the_beginning(images):
-    model = keras_ddim.recipe((8, 8, 3), num_steps=4, widths=(8,), seed=0)
-    model.fit(images[:20], batch_size=5, verbose=0)
-    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) < 1e-6
-    model.learning_rate = recipes.learning_rate_schedule(8, learning_rate=0.5)
-    rate = float(keras.ops.convert_to_numpy(model.learning_rate))
-    np.testing.assert_allclose(rate, 0.25, rtol=1e-3)
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("first", [1e-3, recipes.learning_rate_schedule(100, 1e-3)])
-def test_learning_rate_is_set_whatever_it_was(make_model, images, tmp_path, first):
-    model = make_model(run_eagerly=False)
-    model.compile(keras.optimizers.Adam(first))
-    model.fit(images, batch_size=20, verbose=0)
-    model.learning_rate = 0.0
-    before = model.network.trainable_weights[0].numpy()
-    model.fit(images, batch_size=20, verbose=0)  # which was traced with the rate before
-    np.testing.assert_array_equal(model.network.trainable_weights[0].numpy(), before)
-    model.learning_rate = 1e-4
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert float(loaded.learning_rate) == pytest.approx(1e-4)
-    with pytest.raises(ValueError, match="learning_rate"):
-        model.learning_rate = -1.0
-
-
 @pytest.mark.core
 def test_recipe_is_compiled_trained_and_saved(tmp_path):
     # Four of them, again and again: they are soon memorised.
     flowers = np.tile(keras_ddim.draw_flowers(4, 8, seed=0), (40, 1, 1, 1))
-    model = keras_ddim.recipe((8, 8, 3), num_steps=120, widths=(8, 8), seed=0, name="small")
-    many = np.tile(flowers, (8, 1, 1, 1))  # with noise of their own each, so that the loss is sure
+    model = keras_ddim.recipe((8, 8, 3), num_steps=120, widths=(8,), seed=0, name="small")
+    many = np.tile(flowers, (4, 1, 1, 1))  # with noise of their own each, so that the loss is sure
     before = model.evaluate(many, batch_size=320, verbose=0)[0]
     model.fit(flowers, batch_size=16, epochs=12, verbose=0)
     assert model.evaluate(many, batch_size=320, verbose=0)[0] < 0.97 * before
@@ -63,34 +35,18 @@ def test_recipe_is_compiled_trained_and_saved(tmp_path):
     np.testing.assert_allclose(
         loaded.generate(2, 3, seed=0), model.generate(2, 3, seed=0), atol=1e-5
     )
-    schedule = loaded.optimizer._learning_rate
-    assert isinstance(schedule, keras.optimizers.schedules.CosineDecay)
-
-
-@pytest.mark.usefixtures("eagerly")
-def test_same_seed_same_model(images):
-    models = [keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=3) for _ in range(2)]
-    for model in models:
-        model.fit(images, batch_size=8, shuffle=False, verbose=0)
-    for one, other in zip(*(model.get_weights() for model in models)):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    # Trained to the end; a schedule of more steps goes on as if planned from the beginning.
+    assert float(keras.ops.convert_to_numpy(loaded.optimizer.learning_rate)) < 1e-6
+    loaded.optimizer.learning_rate = recipes.learning_rate_schedule(240, learning_rate=0.5)
+    rate = float(keras.ops.convert_to_numpy(loaded.optimizer.learning_rate))
+    np.testing.assert_allclose(rate, 0.26, atol=0.03)
 
 
 def test_arguments_of_the_model_replace_those_of_the_recipe():
     model = keras_ddim.recipe((8, 8, 1), 5, widths=(8,), prediction_type="noise", ema=0.5)
     assert model.prediction_type == "noise" and model.ema == 0.5
-    assert model.image_shape == (8, 8, 1)
-
-
-@pytest.mark.usefixtures("eagerly")
-def test_half_precision_scales_its_loss(images):
-    model = keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=0, dtype="mixed_float16")
-    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    model.learning_rate = 1e-3
-    before = model.network.get_weights()
-    model.fit(images, batch_size=8, verbose=0)
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, model.network.get_weights()))
-    assert np.isfinite(model.generate(2, 3, seed=0)).all()
+    with pytest.raises(ValueError, match="`num_steps` must be an integer"):
+        keras_ddim.recipe((8, 8, 3), 0, widths=(8,))
 
 
 def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
@@ -104,16 +60,18 @@ def test_fine_tuning_goes_on_from_the_averaged_weights(trained_model, images):
     model.run_eagerly = True
     model.fit(images, batch_size=8, verbose=0)
     assert int(model.ema_steps.numpy()) == 5
+    pairs = zip(trained_model.ema_network.weights, model.network.weights)
+    assert not all(np.array_equal(averaged.numpy(), weight.numpy()) for averaged, weight in pairs)
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_fine_tuning_on_other_classes(trained_model):
     names = ["daisy", "poppy", "tulip"]
     options = {"class_names": names, "preconditioning": "spectral", "seed": 0}
-    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8, 16), **options)
+    model = keras_ddim.recipe((8, 8, 3), 10, widths=(8,), **options)
     rng = np.random.default_rng(0)
-    for weight in model.ema_network.trainable_variables:
-        weight.assign(weight + 0.1 * rng.standard_normal(weight.shape))
+    for weight in model.ema_network.weights:  # positive, since variances are among them
+        weight.assign(weight + 0.3 * rng.random(weight.shape))
     model.preconditioning.variances.assign(rng.uniform(0.1, 2, (3, 8, 8)))
     noise = rng.standard_normal((2, 8, 8, 3))
     options = {"diffusion_times": [0.9, 0.5], "initial_noise": noise, "verbose": 0}
@@ -129,11 +87,21 @@ def test_fine_tuning_on_other_classes(trained_model):
     again = recipes.fine_tune(fewer, 10, class_names=names)
     received = again.generate(2, labels=[0, 2], **options)
     np.testing.assert_allclose(received, fewer.generate(2, **options), atol=1e-5)
-    with pytest.raises(ValueError, match="`class_names` must be those of the model, if"):
+    with pytest.raises(ValueError, match="must be None, except for a `ModulatedUNet`"):
         recipes.fine_tune(trained_model, 10, class_names=names)
 
 
-@pytest.mark.parametrize("num_steps", [0, 2.5, None])
-def test_number_of_steps_is_checked(num_steps):
-    with pytest.raises(ValueError, match=r"`num_steps` must be an integer.*Received"):
-        keras_ddim.recipe((8, 8, 3), num_steps, widths=(8,))
+@keras.saving.register_keras_serializable("tests")
+class Subclass(keras_ddim.DiffusionModel):
+    """What a user may derive."""
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_same_seed_same_model_of_any_class(images):
+    models = [keras_ddim.recipe((8, 8, 3), 5, widths=(8,), seed=3) for _ in range(2)]
+    for model in models:
+        model.fit(images, batch_size=20, shuffle=False, verbose=0)
+    for one, other in zip(*(model.get_weights() for model in models)):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    model = Subclass(network=models[0].network, seed=0)
+    assert type(recipes.fine_tune(model, 10)) is Subclass

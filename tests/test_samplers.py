@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import json
 import math
 
 import keras
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ddim import GaussianDenoiser, samplers, times
+from keras_ddim import times
 from keras_ddim.noise_levels import rates
 from keras_ddim.samplers import DDIM, DDPM, AdamsBashforth, DPMSolverPP, Euler, Heun, UniPC
-from keras_ddim.sampling import CompiledStep, Step, check_levels, sample
+from keras_ddim.sampling import Step, compile_step, sample
 from keras_ddim.schedules import CosineSchedule, LinearBetaSchedule, ScaledLinearBetaSchedule
 from tests.conftest import only_on
+from tests.gaussian import GaussianDenoiser
 from tests.mixture import MixtureDenoiser
 
 pytestmark = pytest.mark.core
@@ -34,20 +34,11 @@ DETERMINISTIC = [
     DDIM(),
     Euler(),
     Heun(),
-    DPMSolverPP(1),
-    DPMSolverPP(2),
-    DPMSolverPP(3),
-    DPMSolverPP(2, "singlestep"),
-    DPMSolverPP(3, "singlestep"),
-    UniPC(1, "bh1"),
-    UniPC(2, "bh1"),
-    UniPC(1, "bh2"),
-    UniPC(2, "bh2"),
-    UniPC(3, "bh2"),
-    AdamsBashforth(2),
-    AdamsBashforth(3),
-    AdamsBashforth(4),
-    AdamsBashforth(5),
+    *(DPMSolverPP(order) for order in (1, 2, 3)),
+    *(DPMSolverPP(order, "singlestep") for order in (2, 3)),
+    *(UniPC(order, "bh1") for order in (1, 2)),
+    *(UniPC(order, "bh2") for order in (1, 2, 3)),
+    *(AdamsBashforth(order) for order in (2, 3, 4, 5)),
 ]
 STOCHASTIC = [
     DDIM(eta=0.3),
@@ -63,10 +54,10 @@ STOCHASTIC = [
 ]
 SAMPLERS = DETERMINISTIC + STOCHASTIC
 ANY_LIST = [sampler for sampler in SAMPLERS if not sampler.needs_decreasing]
-DECREASING = [sampler for sampler in SAMPLERS if sampler.needs_decreasing]
 
 
-DENOISER = GaussianDenoiser(MEANS.reshape(1, 1, 3), TURN * VARIANCES @ TURN.T)
+COVARIANCE = TURN * VARIANCES @ TURN.T
+DENOISER = GaussianDenoiser(MEANS.reshape(1, 1, 3), COVARIANCE)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,7 +85,7 @@ def denoise(noisy_images, log_snr):
 
 @functools.cache
 def compiled_step(sampler):
-    return CompiledStep(Step(DENOISER, sampler))
+    return compile_step(Step(DENOISER, sampler))
 
 
 def noise_source(shape, dtype="float64"):
@@ -175,7 +166,7 @@ def steps_to_start(sampler):
 @pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
 def test_order_of_convergence(sampler):
     order = order_of_accuracy(sampler)
-    all_steps = (40, 80) if order <= 2 else (160, 320)
+    all_steps = (40, 80) if order <= 2 else (80, 160) if order <= 4 else (160, 320)
     for spacing in (cosine, log_snr_linear, random):
         errors = measure_errors(sampler, spacing, all_steps, steps_to_start(sampler))
         assert slope(all_steps, errors) == pytest.approx(order, abs=0.25), spacing.__name__
@@ -212,7 +203,7 @@ MIXTURE = MixtureDenoiser()
 
 @functools.cache
 def mixture_step(sampler):
-    return CompiledStep(Step(MIXTURE, sampler))
+    return compile_step(Step(MIXTURE, sampler))
 
 
 def mixture_images(sampler, levels):
@@ -228,12 +219,12 @@ def exact_mixture_images(start):
 
 @functools.cache
 def mixture_errors(sampler):
-    """Root mean square errors of a solver's images for 45 lists, on images that are not normal.
+    """Root mean square errors of a solver's images for 30 lists, on images that are not normal.
 
     Errors are those against the exact images, with all that the last step of a list leaves over.
     """
     errors = {}
-    for (name, schedule), list_name, n in itertools.product(SCHEDULES.items(), LISTS, (5, 10, 20)):
+    for (name, schedule), list_name, n in itertools.product(SCHEDULES.items(), LISTS, (5, 20)):
         levels = numpy(schedule.log_snr(LISTS[list_name](n, schedule))).astype("float64")
         difference = mixture_images(sampler, levels) - exact_mixture_images(levels[0])
         errors[name, list_name, n] = np.sqrt(np.mean(difference**2))
@@ -254,7 +245,6 @@ def mixture_errors(sampler):
 )
 def test_high_orders_do_not_overshoot_in_long_steps(sampler, lower, most):
     errors, expected = mixture_errors(sampler), mixture_errors(lower)
-    assert len(errors) == 45
     ratios = {case: errors[case] / expected[case] for case in errors}
     assert max(ratios.values()) < most, max(ratios, key=ratios.get)
     # That is not so because they are of lower order throughout.
@@ -468,18 +458,16 @@ def test_solvers_of_order_1_are_ddim(sampler):
 class CountingDenoiser(GaussianDenoiser):
     """Counts how often it is called; uncompiled, that is how often it is evaluated."""
 
-    def __init__(self):
-        super().__init__(DENOISER.mean, DENOISER.covariance)
-        self.evaluations = 0
+    evaluations = 0
 
-    def call(self, noisy_images, log_snr, labels=None):
+    def __call__(self, noisy_images, log_snr, **per_image):
         self.evaluations += 1
-        return super().call(noisy_images, log_snr)
+        return super().__call__(noisy_images, log_snr)
 
 
 def generate(sampler, levels):
     """The result of `sample`, uncompiled, and the number of network evaluations."""
-    denoiser = CountingDenoiser()
+    denoiser = CountingDenoiser(DENOISER.mean, COVARIANCE)
     levels = tensor(levels)
     visits = sample(
         Step(denoiser, sampler), tensor(IMAGES), levels, draw_noises=noise_source(IMAGES.shape)
@@ -496,7 +484,6 @@ def test_short_lists(sampler):
         pred_images, evaluations = generate(sampler, levels)
         assert np.isfinite(pred_images).all()
         assert evaluations == sampler.count_evaluations(len(levels))
-        assert evaluations == (len(levels) - 1) * sampler.evaluations_per_step + 1
         if len(levels) == 1:
             np.testing.assert_array_equal(pred_images, expected)
 
@@ -504,7 +491,6 @@ def test_short_lists(sampler):
 @in_float64
 @pytest.mark.parametrize("sampler", ANY_LIST, ids=repr)
 def test_increasing_and_repeated_times(sampler):
-    check_levels(sampler, [0.9, 0.5, 0.5, 0.7, 0.3], [-4.0, -1.0, -1.0, -2.0, 2.0])
     pred_images, _ = generate(sampler, [-4.0, -1.0, -1.0, -2.0, 2.0])
     assert np.isfinite(pred_images).all()
     if not sampler.is_stochastic:
@@ -515,37 +501,11 @@ def test_increasing_and_repeated_times(sampler):
         np.testing.assert_allclose(back, IMAGES, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", DECREASING, ids=repr)
-def test_times_that_do_not_decrease_are_named(sampler):
-    for third_time, third_level in ((0.5, -1.0), (0.6, -1.5)):
-        with pytest.raises(ValueError, match=rf"diffusion_times\[2\]={third_time} after 0.5") as e:
-            check_levels(sampler, [0.9, 0.5, third_time], [-4.0, -1.0, third_level])
-        assert repr(sampler) in str(e.value)
-        assert "DDIM" in str(e.value)
-
-
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=0.5), DDPM(), DDPM("large")], ids=repr)
 def test_no_signal_at_the_start_and_no_noise_at_the_end(sampler):
     levels = [-math.inf, -1.0, 2.0, math.inf]
-    check_levels(sampler, [1.0, 0.6, 0.2, 0.0], levels)
     assert np.isfinite(generate(sampler, levels)[0]).all()
     assert np.isfinite(generate(sampler, levels[:1])[0]).all()
-
-
-def test_churn_visits_noisier_levels():
-    levels = np.array([-3.0, 0.0, 1.0, 2.0])
-    np.testing.assert_array_equal(Heun().visited_levels(levels), levels)
-    sampler = Heun(churn=0.2, churn_max_sigma=np.exp(1.0))
-    raised = levels - 2 * np.log(1.2) * np.array([0, 1, 1, 0])
-    np.testing.assert_allclose(sampler.visited_levels(levels), raised, rtol=1e-6)
-
-
-@pytest.mark.parametrize("sampler", [DDIM(), Heun(), UniPC(3)], ids=repr)
-def test_compiled_gives_the_same(sampler):
-    for levels in ([-3.0, 1.0], [-5.0, -2.0, 0.5, 0.9, 3.0], [0.0]):
-        visits = sample(compiled_step(sampler), tensor(IMAGES), tensor(levels))
-        *_, (_, pred_images) = visits
-        np.testing.assert_allclose(numpy(pred_images), generate(sampler, levels)[0], rtol=1e-9)
 
 
 def gradient(function, levels):
@@ -567,8 +527,12 @@ def gradient(function, levels):
     return levels.grad.numpy()
 
 
+HIGHEST = [DDIM(), Heun(), DPMSolverPP(3), DPMSolverPP(3, "singlestep"), UniPC(3)]
+HIGHEST += [AdamsBashforth(5)]
+
+
 @in_float64
-@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
+@pytest.mark.parametrize("sampler", HIGHEST, ids=repr)
 def test_gradients_with_respect_to_the_levels(sampler):
     levels = np.array([-4.0, -2.3, -0.5, 0.9, 1.6, 3.0])
     weights = np.random.default_rng(3).standard_normal(IMAGES.shape)
@@ -588,21 +552,7 @@ def test_gradients_with_respect_to_the_levels(sampler):
     np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_states_are_finite(sampler):
-    states = [sampler.init(tensor(IMAGES))]
-    for level in (-3.0, -1.0, 0.0, 2.0):
-        _, _, state = take_step(sampler, IMAGES, level, level + 1, states[-1], IMAGES)
-        states.append(state)
-    for leaf in keras.tree.flatten(states):
-        assert np.isfinite(numpy(leaf)).all()
-
-
-@pytest.mark.parametrize(
-    "sampler",
-    [DDIM(), Heun(), DPMSolverPP(3), DPMSolverPP(3, "singlestep"), UniPC(3), AdamsBashforth(5)],
-    ids=repr,
-)
+@pytest.mark.parametrize("sampler", HIGHEST, ids=repr)
 def test_float32_is_accurate(sampler):
     for steps in (3, 300):
         levels = np.linspace(-7.0, 5.0, steps + 1).astype("float32")
@@ -612,62 +562,4 @@ def test_float32_is_accurate(sampler):
         np.testing.assert_allclose(received, expected, atol=1e-4)
 
 
-# As parts of a model
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_serialization(sampler):
-    config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
-    copy = samplers.get(config)
-    assert type(copy) is type(sampler)
-    assert copy.get_config() == sampler.get_config()
-    assert repr(copy) == repr(sampler)
-    assert copy.is_stochastic == sampler.is_stochastic
-
-
-def test_repr_is_the_constructor_call():
-    assert repr(DDIM()) == "DDIM(eta=0.0, variance='small')"
-    assert repr(UniPC()) == "UniPC(order=2, variant='bh2')"
-
-
-def test_get():
-    assert isinstance(samplers.get(None), DDIM)
-    assert isinstance(samplers.get("heun"), Heun)
-    assert isinstance(samplers.get("dpm++"), DPMSolverPP)
-    for name, sampler_class in samplers.SAMPLERS.items():
-        assert type(samplers.get(name)) is sampler_class
-    sampler = UniPC(3)
-    assert samplers.get(sampler) is sampler
-    for unknown in ("dopri5", 3, DDIM, ["ddim"]):
-        with pytest.raises(ValueError, match=r"`sampler` must be .*'ddim'.*Received: sampler="):
-            samplers.get(unknown)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: DDIM(eta=1.5), r"`eta` must be a number in \[0, 1\]. Received: eta=1.5"),
-        (lambda: DDIM(eta="1"), "Received: eta='1'"),
-        (lambda: DDIM(variance="medium"), r"`variance` must be one of \('small', 'large'\)"),
-        (lambda: DDPM(variance=0.1), "Received: variance=0.1"),
-        (lambda: Euler(churn=0.5), r"`churn` must be a number in \[0, 0.4142\]"),
-        (lambda: Euler(churn_min_sigma=math.nan), "Received: churn_min_sigma=nan"),
-        (lambda: Heun(churn_min_sigma=2, churn_max_sigma=1), "Received: churn_max_sigma=1"),
-        (lambda: Heun(noise_scale=-1), "Received: noise_scale=-1"),
-        (lambda: AdamsBashforth(6), r"`order` must be one of \(1, 2, 3, 4, 5\). Received: order=6"),
-        (lambda: UniPC("2"), "Received: order='2'"),
-        (lambda: UniPC(variant="bh3"), r"`variant` must be one of \('bh1', 'bh2'\)"),
-        (lambda: DPMSolverPP(4), r"`order` must be one of \(1, 2, 3\)"),
-        (lambda: DPMSolverPP(variant="2m"), "Received: variant='2m'"),
-        (lambda: DPMSolverPP(3, stochastic=True), "Received: stochastic=True, .*order=3"),
-        (lambda: DPMSolverPP(2, "singlestep", True), "variant='singlestep'"),
-    ],
-)
-def test_arguments_out_of_range_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_stochastic_steps_ask_for_noises():
-    with pytest.raises(ValueError, match=r"`noises` must be given to DDPM\(variance='small'\)"):
-        take_step(DDPM(), IMAGES, -1.0, 1.0)
+# As values

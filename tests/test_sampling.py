@@ -1,6 +1,5 @@
 """The loop and what `generate` adds to it, without a `DiffusionModel` around."""
 
-import gc
 import itertools
 
 import keras
@@ -9,10 +8,11 @@ import pytest
 from keras import ops
 
 import keras_ddim
-from keras_ddim import GaussianDenoiser, sampling, times
+from keras_ddim import sampling, times
 from keras_ddim.denoisers import NetworkDenoiser
-from keras_ddim.sampling import CompiledStep, CompiledSteps, Step, check_generate_options
+from keras_ddim.sampling import Step, compile_step
 from tests.conftest import tiny_network
+from tests.gaussian import GaussianDenoiser
 
 pytestmark = pytest.mark.core
 
@@ -22,35 +22,30 @@ LEVELS = np.linspace(-5.0, 5.0, 6).astype("float32")
 
 def generate(num_images=5, sampler="ddim", levels=LEVELS, compiled=True, **kwargs):
     step = Step(DENOISER, sampler)
-    step = CompiledStep(step) if compiled else step
+    step = compile_step(step) if compiled else step
     return sampling.generate(step, levels, num_images, (2, 2, 1), **{"seed": 3, **kwargs})
 
 
 def test_a_network_of_ones_own():
     """As in the module's docstring."""
-    network = tiny_network(seed=0)
-    denoiser = NetworkDenoiser(network, prediction_type="velocity")
-    step = CompiledStep(Step(denoiser, keras_ddim.UniPC()))
+    denoiser = NetworkDenoiser(tiny_network(seed=0), prediction_type="velocity")
+    step = compile_step(Step(denoiser, keras_ddim.UniPC()))
     levels = keras_ddim.CosineSchedule().log_snr(times.uniform(8))
     images = sampling.generate(step, levels, num_images=3, image_shape=(8, 8, 3), seed=0)
     assert images.shape == (3, 8, 8, 3) and np.isfinite(images).all()
 
 
-def flow_network():
-    """A random network of rectified flow: [(1 - t) images + t noises, t] -> noises - images."""
-    return tiny_network((8, 8, 3), seed=3)
-
-
-def as_diffusion(network):
-    """The same network behind the scaling that turns this package's noisy images into its own."""
+def as_diffusion(flow_network):
+    """A network of flow behind the scaling that turns this package's noisy images into its own."""
     noisy_images, variances = keras.Input((8, 8, 3)), keras.Input((1, 1, 1))
     rates_sum = ops.sqrt(variances) + ops.sqrt(1 - variances)
-    velocities = network([noisy_images / rates_sum, ops.sqrt(variances) / rates_sum])
+    velocities = flow_network([noisy_images / rates_sum, ops.sqrt(variances) / rates_sum])
     return keras.Model([noisy_images, variances], velocities)
 
 
 def test_rectified_flow_is_diffusion_by_another_schedule_and_scaling():
-    network = flow_network()
+    """A random network of rectified flow: [(1 - t) images + t noises, t] -> noises - images."""
+    network = tiny_network((8, 8, 3), seed=3)
     weights = [w + 0.05 * np.cos(np.arange(w.size)).reshape(w.shape) for w in network.get_weights()]
     network.set_weights(weights)  # the last layer starts at zeros
     noises = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32")
@@ -84,35 +79,17 @@ def test_compiled_or_not_and_in_batches_of_any_size(sampler):
     expected = generate(5, sampler, compiled=False)
     for kwargs in ({}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 1}):
         np.testing.assert_allclose(generate(5, sampler, **kwargs), expected, atol=1e-5)
-
-
-def test_the_last_batch_is_filled_up():
-    sizes = []
-
-    def watch(visit):
-        sizes.append((len(visit.images), len(visit.noisy_images), len(visit.arrays()[0])))
-
-    generate(65, watchers=[watch], levels=LEVELS[:1])
-    assert sizes == [(33, 33, 33), (32, 33, 32)]
+    np.testing.assert_allclose(generate(2, sampler, first=3), expected[3:], atol=1e-5)
 
 
 def test_watchers_see_every_level_and_every_image():
     visits = []
-    images = generate(5, "heun", batch_size=2, watchers=[visits.append])
-    assert [visit.step for visit in visits] == list(range(6)) * 3
-    assert sum(visit.evaluations for visit in visits[:6]) == 11
-    assert [list(visit.images) for visit in visits[::6]] == [[0, 1], [2, 3], [4]]
-    np.testing.assert_array_equal(visits[-1].arrays()[1], images[4:])
-
-
-def test_per_image_inputs_are_sliced_with_the_batch():
-    inputs = [keras.Input((2, 2, 1)), keras.Input((1, 1, 1)), keras.Input((1,))]
-    shifts = keras.layers.Reshape((1, 1, 1))(inputs[2])
-    network = keras.Model(inputs, 0 * inputs[0] + 0 * inputs[1] + shifts)
-    step = CompiledStep(Step(NetworkDenoiser(network, prediction_type="image")))
-    labels = np.arange(5, dtype="float32").reshape(5, 1)
-    images = sampling.generate(step, LEVELS, 5, (2, 2, 1), batch_size=2, labels=labels)
-    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), np.arange(5), atol=1e-5)
+    images = generate(5, "heun", batch_size=2, watchers=[lambda *visit: visits.append(visit)])
+    assert [position for position, *_ in visits] == list(range(6)) * 3
+    assert [list(numbers) for _, numbers, *_ in visits[::6]] == [[0, 1], [2, 3], [4]]
+    # Batches are of one size: the last is filled up.
+    assert {len(x) for _, _, *both in visits for x in both} == {2}
+    np.testing.assert_array_equal(ops.convert_to_numpy(visits[-1][-1])[:1], images[4:])
 
 
 def test_seeds():
@@ -127,39 +104,7 @@ def test_seeds():
 
 def test_weights_are_not_baked_in():
     network = tiny_network(seed=0)
-    step = CompiledStep(Step(NetworkDenoiser(network, prediction_type="image")))
+    step = compile_step(Step(NetworkDenoiser(network, prediction_type="image")))
     before = sampling.generate(step, LEVELS, 2, (8, 8, 3), seed=0)
     network.set_weights([weight + 0.5 for weight in network.get_weights()])
     assert not np.allclose(before, sampling.generate(step, LEVELS, 2, (8, 8, 3), seed=0))
-
-
-def test_only_a_few_compiled_steps_are_kept():
-    steps = CompiledSteps()
-    made = []
-
-    def get(eta):
-        sampler = keras_ddim.DDIM(eta=eta)
-        return steps.get(lambda: made.append(eta) or Step(DENOISER, sampler), sampler, False)
-
-    assert get(0.1) is get(0.1)
-    for eta in np.linspace(0.2, 0.9, 8):
-        get(eta)
-    assert len(steps.steps) == sampling.STEPS_KEPT and len(made) == 9
-    get(0.1)
-    assert len(made) == 10
-    gc.collect()
-
-
-def test_generate_options():
-    options = {"diffusion_times": [0.9, 0.1], "sampler": "heun", "seed": 3, "batch_size": None}
-    assert check_generate_options(options) is options
-    for name, value, message in (
-        ("steps", 3, "`steps` is no option of `generate`; .*sampler.*Received: steps=3"),
-        ("sampler", "fastest", "`sampler` must be .*Received: sampler='fastest'"),
-        ("diffusion_times", [2.0], r"`diffusion_times` must be .*\[0\]=2.0"),
-        ("clip", "hard", "`clip` must be one of .*'hard'"),
-        ("verbose", 7, "`verbose` must be one of .*7"),
-        ("seed", -1, "`seed` must be .*-1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_generate_options({name: value})

@@ -35,8 +35,9 @@ TIMES = [1.0, 0.7, 0.4, 0.1]
 METADATA = {"data": "noise", "of_a_later_version": {"list": [1, None, 0.5], "text": "α"}}
 # Keras writes its own layers as each of its versions describes them.
 NEEDS_SAME_OR_NEWER = {"own_network"}
-# bfloat16 has three digits; processors differ in how they round.
-TOLERANCES = {"bfloat16": 5e-3}
+# bfloat16 has three digits; processors differ in how they round. Keras's LayerNormalization rounds
+# otherwise in other versions and on other processors, by 3e-6 of a pixel.
+TOLERANCES = {"bfloat16": 5e-3, "own_network": 1e-5}
 
 
 def make_network(widths=(4,), **kwargs):

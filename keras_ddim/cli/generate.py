@@ -1,13 +1,13 @@
-"""Generates images with a trained model and writes a picture of them.
+"""Generates images with a trained model and draws them in one picture.
 
-With --separate, each image becomes a file of its own, as soon as it is made: any number of them.
-Stopped, the same command goes on where it was.
+With --separate, each image is written to its own file at once, for any number of images. After an
+interruption, the same command continues.
 
 examples:
-  keras-ddim generate model.keras
+  keras-ddim generate flowers
   keras-ddim generate model.keras --times 1,0.8,0.5,0.2 --num-images 64 --seed 1
-  keras-ddim generate fashion.keras --label sneaker --guidance-scale 2
-  keras-ddim generate fashion.keras --label sneaker bag coat --num-images 8
+  keras-ddim generate fashion_mnist --label sneaker --guidance-scale 2
+  keras-ddim generate fashion_mnist --label sneaker bag coat --num-images 8
   keras-ddim generate model.keras --num-images 50000 --separate images
 """
 
@@ -15,114 +15,83 @@ import argparse
 import json
 import pathlib
 import random
-import zlib
+import sys
 from typing import Any
 
-from keras_ddim import DiffusionModel, interrupts, plots, presets
+from keras_ddim import DiffusionModel, plots
 from keras_ddim.cli import options
-from keras_ddim.cli.run_folder import load_model, shape_text
 from keras_ddim.files import write_text
 
 NUM_ANIMATED = 16
-SETTINGS = "settings.json"  # of separate images
+OF_THE_PICTURE = "given", "output", "columns", "animation", "separate"
 
 
 def add_options(parser: options.Parser) -> None:
     add = parser.add
-    parser.add_sampling("diffusion times", 20)
-    add("--num-images", 16, "how many, of each label", type=options.count)
-    add("--label", None, "class, by name or number; of several, a row each", nargs="+")
-    add("--seed", None, "of the noise (default: new images each time)", type=options.seed)
-    add("--output", "generated.png", "file of the picture", type=options.picture)
-    add("--columns", None, "of the picture (default: as square as possible)", type=options.count)
-    separate = "folder for each image as a file of its own, instead (default: generated)"
-    add("--separate", None, separate, type=options.folder, nargs="?", const="generated")
-    add("--animation", None, "GIF of the denoising to write, as well", type=options.animation)
+    options.add_model(parser)
+    add("--num-images", 16, "images per label", type=int)
+    add("--label", None, "classes by name or number, a row each (default: random)", nargs="+")
+    add("--seed", None, "random seed (default: random, printed)", type=int)
+    add("--output", "generated.png", "file of the picture")
+    add("--columns", None, "grid columns (default: as square as possible)", type=int)
+    folder = "write each image to its own file in this folder instead (default: generated)"
+    add("--separate", None, folder, metavar="FOLDER", nargs="?", const="generated")
+    add("--animation", None, "also draw the denoising as a GIF", metavar="FILE")
+    options.add_sampling(parser, 20, "sampling times")
 
 
-def run(line: options.CommandLine) -> None:
-    args = line.over({})
-    for name in {"output", "columns", "animation"} & {*line.given} if args.separate else ():
-        raise ValueError(f"--separate draws no picture: leave out --{name}")
-    model = load_model(args.model, compile=False)
-    names = args.label or []
-    num_images = args.num_images * max(1, len(names))
-    labels = [name for name in names for _ in range(args.num_images)] or None
-    times = plots.times_label(args.times).removesuffix(" times")
-    how = options.generate_options(args, model)
-    description = f"images of {shape_text(model.image_shape)}, times: {times}"
+def run(args: argparse.Namespace) -> None:
+    model = options.load_model(args.model)
+    labels = args.label or []
+    num_images = args.num_images * max(1, len(labels))
+    generate_options = {
+        "diffusion_times": args.times,
+        "labels": [label for label in labels for _ in range(args.num_images)] or None,
+        "verbose": "auto" if sys.stdout.isatty() else 0,
+        **options.generate_options(args, model),
+    }
+    path: Any = args.output
     if args.separate:
-        done = write_separately(model, num_images, labels, how, args)
-        there = f"; {done} of them were there already" if done else ""
-        print(f"{num_images} {description}{there}\n  {pathlib.Path(args.separate) / '*.png'}")
-        return
-    generated = model.generate(
-        num_images,
-        args.times,
-        labels=labels,
-        # A loaded model's own seeds would be the same in each process.
-        seed=random.randrange(2**31) if args.seed is None else args.seed,
-        return_trajectory=bool(args.animation),
-        **how,
-    )
-    images = generated.images if args.animation else generated
-    if len(names) > 1:
-        plots.plot_images(images, args.num_images, args.output, row_labels=names)
+        path = write_separately(model, num_images, generate_options, args)
     else:
-        plots.plot_images(images, args.columns, args.output)
-    print(f"{num_images} {description}\n  {args.output}")
-    if args.animation:
-        noisy_images = model.denormalize(generated.noisy_images[:, :NUM_ANIMATED])
-        plots.animate(noisy_images, generated.pred_images[:, :NUM_ANIMATED], args.animation)
-        print(f"  {args.animation}")
+        args.seed = random.randrange(2**31) if args.seed is None else args.seed
+        generate_options["return_trajectory"] = bool(args.animation)
+        made = model.generate(num_images, seed=args.seed, **generate_options)
+        images = made.images if args.animation else made
+        rows = {"columns": args.num_images, "row_labels": labels}
+        rows = rows if len(labels) > 1 else {"columns": args.columns}
+        plots.plot_images(images, path=path, **rows)
+    how = f"seed {args.seed}, {options.sampling_text(args, model)}"
+    print(f"{path}: {num_images} images of {options.shape_text(model)}, {how}")
+    if args.animation and not args.separate:
+        noisy_images = model.denormalize(made.noisy_images[:, :NUM_ANIMATED])
+        plots.animate(noisy_images, made.pred_images[:, :NUM_ANIMATED], args.animation)
+        print(f"{args.animation}: the denoising of {noisy_images.shape[1]} of them")
 
 
 def write_separately(
-    model: DiffusionModel,
-    num_images: int,
-    labels: list[str] | None,
-    how: dict[str, Any],
-    args: argparse.Namespace,
-) -> int:
-    """Writes the images that are not yet in the folder; returns how many were, in front."""
+    model: DiffusionModel, num_images: int, how: dict[str, Any], args: argparse.Namespace
+) -> pathlib.Path:
+    """Writes the images that the folder lacks; returns the pattern of their paths."""
     folder = pathlib.Path(args.separate)
-    paths = [folder / f"{number:05d}.png" for number in range(num_images)]
-    known = read_settings(folder / SETTINGS)
-    seed = known.get("seed") if args.seed is None else args.seed
-    settings = {
-        "model": zlib.crc32(pathlib.Path(presets.path_of(args.model)).read_bytes()),
-        "seed": random.randrange(2**31) if seed is None else seed,
-        "times": args.times,
-        "labels": args.label,
-        "images_per_label": args.num_images if len(args.label or ()) > 1 else None,
-        **how,
-    }
+    path = folder / "settings.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if args.seed is None:
+        args.seed = known.get("seed", random.randrange(2**31))
+    settings = {name: value for name, value in vars(args).items() if name not in OF_THE_PICTURE}
+    if len(args.label or ()) < 2:
+        del settings["num_images"]  # there may be more of them later
     settings = json.loads(json.dumps(settings))
-    if known != settings:
-        if known or any(path.exists() for path in paths):
-            raise ValueError(f"{folder} has images of other settings: name another one")
-        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
-    interrupts.explain = lambda: "Interrupted: the same command goes on from where it was."
-    done = next((number for number, path in enumerate(paths) if not path.exists()), num_images)
-    remaining = iter(paths[done:])
-    for images in model.generate_batches(
-        num_images,
-        args.times,
-        labels=labels,
-        seed=settings["seed"],
-        first=done,
-        **how,
-    ):
-        for image, path in zip(images, remaining):
-            plots.save_image(image, path)
-    return done
-
-
-def read_settings(path: pathlib.Path) -> dict[str, Any]:
-    """The settings of the images of a folder; none where there are no images yet."""
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold the settings of its images: {error}") from error
+    if known != settings and (known or any(folder.glob("*.png"))):
+        raise ValueError(f"{folder} holds images with other settings; choose another folder")
+    write_text(path, json.dumps(settings, indent=1) + "\n")
+    labels, size = how.pop("labels"), args.batch_size
+    for first in range(0, num_images, size):
+        numbers = range(first, min(first + size, num_images))
+        paths = [folder / f"{number:05d}.png" for number in numbers]
+        if not all(path.exists() for path in paths):
+            how["labels"] = labels and labels[first : first + size]
+            images = model.generate(len(paths), seed=args.seed, first=first, **how)
+            for image, path in zip(images, paths):
+                plots.save_image(image, path)
+    return folder / "*.png"

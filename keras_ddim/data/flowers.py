@@ -1,8 +1,7 @@
 """Synthetic pictures of flowers: a labelled data set that needs no download, in NumPy only.
 
 A flower is a stack of *whorls* (rings or fans of equal petals), painted from back to front, and
-a disc in the middle. The distance of each pixel to a petal's outline is a formula, and clipping it
-gives an edge that is soft over one pixel: anti-aliased at any size.
+a disc in the middle. Clipped distances to the outlines make edges anti-aliased at any size.
 """
 
 import functools
@@ -12,14 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_ddim.checks import (
-    brief,
-    check_choice,
-    check_count,
-    check_flag,
-    check_integers,
-    check_seed,
-)
+from keras_ddim.checks import check_choice, check_count, check_seed, require
 
 _CHUNK_PIXELS = 2**16  # drawn at once: few enough to stay in the processor's cache
 _DRAWS_PER_IMAGE = 96  # random numbers, more than any family uses
@@ -185,7 +177,7 @@ _FAMILIES = (
     ),
 )
 
-# (top, bottom) of what lies behind the flower, as (hue, saturation, value).
+# Colours at the top and at the bottom of a background.
 _BACKGROUNDS = (
     ((0.27, 0.60, 0.50), (0.30, 0.75, 0.22)),  # meadow
     ((0.24, 0.45, 0.72), (0.29, 0.65, 0.35)),  # sunny meadow
@@ -198,17 +190,17 @@ _BACKGROUNDS = (
 
 
 class _Scene(NamedTuple):
-    """What is drawn: the kinds of flowers, where they are, and on what."""
+    """The kinds of flowers, their places and their backgrounds."""
 
     families: tuple[_Family, ...]
     backgrounds: _ColourPairs = _BACKGROUNDS
     lights: int = 4  # in the background
-    off_centre: float = 1.0  # part of the way to the edge of the picture that flowers may be
-    spin: float = 1.0  # part of a full turn that they may be turned
+    off_centre: float = 1.0  # largest shift, as a fraction of the way to the edge
+    spin: float = 1.0  # largest rotation, as a fraction of a full turn
 
 
 def _plain(family: _Family) -> _Family:
-    """The same large, seen from above, in its first colours, with a fixed number of petals."""
+    """The family large, seen from above, in its first colours, with a fixed number of petals."""
     whorls = tuple(
         whorl._replace(petals=(sum(whorl.petals) // 2,) * 2, turn=(sum(whorl.turn) / 2,) * 2)
         for whorl in family.whorls
@@ -222,14 +214,8 @@ def _plain(family: _Family) -> _Family:
 
 _FLOWERS = _Scene(_FAMILIES)
 _PLAIN_FLOWERS = _Scene(
-    tuple(
-        _plain(family)
-        for family in _FAMILIES
-        if family.name in ("daisy", "sunflower", "tulip", "poppy", "forget-me-not", "lily")
-    ),
-    tuple(
-        (colour, colour) for _, colour in _BACKGROUNDS[:1] + _BACKGROUNDS[2:3] + _BACKGROUNDS[5:6]
-    ),
+    tuple(_plain(family) for family in _FAMILIES if family.name not in ("rose", "dahlia")),
+    tuple((_BACKGROUNDS[i][1],) * 2 for i in (0, 2, 5)),
     lights=0,
     off_centre=0.0,
     spin=0.0,
@@ -255,8 +241,8 @@ def draw_flowers(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Draws pictures of synthetic flowers.
 
-    A picture depends only on `seed` and its position: asking for more pictures does not change the
-    first ones, and another `image_size` of the same shape shows the same flowers.
+    A picture depends on `seed` and its position alone, not on the number of pictures. Another
+    `image_size` of the same shape shows the same flowers.
 
     Args:
         num_images: Number of pictures.
@@ -264,14 +250,14 @@ def draw_flowers(
         seed: Integer. `None`, the default, draws new pictures each time.
         return_labels: Whether to return the families too. Defaults to `False`.
         dtype: `"float32"` for values in [0, 1], the default, or `"uint8"` for 0 to 255.
-        plain: Whether to draw only six of the eight families, each in its first colours, large and
-            upright in the middle of one of three plain grounds, which a network learns in a few
-            minutes. Defaults to `False`.
+        plain: Whether to draw six of the eight families only, each large and upright in one colour
+            on one of three plain backgrounds. A network learns these in a few minutes. Defaults to
+            `False`.
 
     Returns:
-        Array of shape `(num_images, height, width, 3)`; with `return_labels=True` a tuple of it
-        and of an int32 array of shape `(num_images,)`, indices into `keras_ddim.data.FAMILIES`, or
-        into `keras_ddim.data.PLAIN_FAMILIES` with `plain=True`.
+        Array of shape `(num_images, height, width, 3)`. With `return_labels=True`, a tuple of it
+        and an int32 array `(num_images,)` of indices into `keras_ddim.data.FAMILIES` (with
+        `plain=True`, into `keras_ddim.data.PLAIN_FAMILIES`).
 
     Example:
 
@@ -288,8 +274,7 @@ def draw_flowers(
 
     # A row for each image: the first rows do not depend on how many follow.
     numbers = np.random.default_rng(seed).random((num_images, _DRAWS_PER_IMAGE), np.float32)
-    return_labels = check_flag("return_labels", return_labels)
-    scene = _PLAIN_FLOWERS if check_flag("plain", plain) else _FLOWERS
+    scene = _PLAIN_FLOWERS if plain else _FLOWERS
     labels = (numbers[:, 0] * len(scene.families)).astype(np.int32)
     images = np.empty((num_images, height, width, 3), dtype)
 
@@ -313,15 +298,9 @@ def draw_flowers(
 
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """`image_size`, an integer or (height, width), as two positive ints."""
-    pair = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    try:
-        height, width = check_integers("image_size", pair)
-    except ValueError:
-        raise ValueError(
-            "`image_size` must be an integer of at least 1, or (height, width) of two. "
-            f"Received: image_size={brief(image_size)}"
-        ) from None
-    return height, width
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    require(len(sides) == 2, "image_size", "an integer or (height, width)", image_size)
+    return check_count("image_size", sides[0]), check_count("image_size", sides[1])
 
 
 class _Draws:
@@ -372,7 +351,7 @@ def _draw(family: _Family, scene: _Scene, draws: _Draws, height: int, width: int
 
     canvas = _background(scene, draws, x, y)
     radius = draws.uniform(*family.radius)
-    # Off the centre, but all in the picture.
+    # Off the centre, but entirely in the picture.
     slack = scene.off_centre * (np.float32(0.95) - radius)
     x = x - draws.uniform(-1, 1) * (slack + np.float32(scene.off_centre * (width / shorter - 1)))
     y = y - draws.uniform(-1, 1) * (slack + np.float32(scene.off_centre * (height / shorter - 1)))
@@ -382,7 +361,7 @@ def _draw(family: _Family, scene: _Scene, draws: _Draws, height: int, width: int
     colours = {"petal": draws.colours(family.petal), "leaf": leaf, "stamen": draws.colours(_STAMEN)}
     _paint(canvas, _stem(x, y, pixel, family, draws), leaf)
 
-    # One that faces up or sideways looks shorter along one axis; one seen from the side only leans.
+    # A tilted flower looks shorter along one axis; one seen from the side only leans.
     upright = any(whorl.fan for whorl in family.whorls)
     turn = draws.uniform(-0.2, 0.2) if upright else draws.uniform(0, 2 * np.pi * scene.spin)
     shorten = 1.0 / (1.0 - draws.uniform(0, family.tilt))
@@ -424,7 +403,7 @@ class _Shape(NamedTuple):
 
 
 def _paint(canvas: _Array, shape: _Shape, colours: tuple[_Array, _Array]) -> None:
-    """Lays a shape over the canvas, (images, 3, height, width); colours as `_Draws` gives them."""
+    """Paints a shape over the canvas, (images, 3, height, width), in colours of `_Draws`."""
     first, second = colours
     behind = (1 - shape.cover) * shape.dim
     light = shape.cover * shape.shade
@@ -437,12 +416,12 @@ def _paint(canvas: _Array, shape: _Shape, colours: tuple[_Array, _Array]) -> Non
 
 
 def _edge(distance: _Array, pixel: _Array) -> _Array:
-    """The part of a pixel inside an outline at this signed distance (negative is inside)."""
+    """Fraction of a pixel inside an outline at this signed distance (negative is inside)."""
     return np.clip(0.5 - distance / pixel, 0.0, 1.0)
 
 
 def _dim(shadow: _Array | float, outside: _Array) -> _Array:
-    """The light left at a distance outside a shape whose shadow fades over a sixth of a radius."""
+    """The light left outside a shape, whose shadow fades over a sixth of a radius."""
     return np.minimum((1 - shadow) + (6 * shadow) * outside, 1)
 
 
@@ -497,7 +476,7 @@ def _petals(
     beside, beyond = off_axis - half_width, reach - length
     distance = np.maximum(beside / np.sqrt(1 + slope * slope), beyond)
     cover = _edge(distance, pixel)
-    # A petal thinner than a pixel covers only a part of it.
+    # A petal thinner than a pixel covers a part of it only.
     cover *= np.minimum(half_width * (2 * present / pixel), present)
 
     sector = radii * np.sin(np.minimum(pitch / 2, np.float32(np.pi / 2)))

@@ -1,15 +1,14 @@
-"""Lists of times that are found for a trained model, beside those made by hand.
+"""Optimized sampling times for a trained model, beside hand-designed ones.
 
     python tests/benchmarks/best_times.py fashion.keras --data fashion_mnist --fit pad --output best
 
 For each solver and number of evaluations: the root-mean-square difference of images from the
-teacher's, on noise that no list was chosen by, and the Fréchet distance to real images, in the
-features of a small classifier; means and largest deviations from them over the seeds, with which
-the lists are found and the noise is drawn. "gradient, features" compares sets of images with the
-teacher's by the features of another classifier, instead of pixels; "gradient, real images" with
-those of training. Then the same difference for each solver along the lists of as many times that
-were found for the others, by pixels. Heun takes as many times as cost no more. Writes
-`results.json` and `table.md` after each cell.
+teacher's, on noise of no search, and the Fréchet distance to real images, in the features of a
+small classifier. Both are means with the largest deviation from them over the seeds of search and
+noise. "optimized, features" compares sets of images with the teacher's by the features of a second
+classifier instead of pixels; "optimized, real images" compares with training images. Then the same
+difference for each solver at the times optimized in pixel space for the others. Heun takes the most
+times that cost no more. Writes `results.json` and `table.md` after each cell.
 """
 
 import argparse
@@ -62,13 +61,13 @@ def table(results):
             lines.append(f"| {' | '.join([*labels, *cells])} |")
         lines.append("")
     lines += [
-        "**Differences along the lists found for another solver, by evaluations**\n",
-        "| list of | run by | " + " | ".join(map(str, numbers)) + " |",
+        "**Differences at the times optimized for another solver, by evaluations**\n",
+        "| times for | run by | " + " | ".join(map(str, numbers)) + " |",
         "| --- | --- |" + " ---: |" * len(numbers),
     ]
     rows = {}
-    for cell in results["travels"]:
-        row = rows.setdefault((cell["found_for"], cell["solver"]), {})
+    for cell in results["others"]:
+        row = rows.setdefault((cell["optimized_for"], cell["solver"]), {})
         row.setdefault(cell["evaluations"], []).append(cell["difference"])
     for labels, row in rows.items():
         cells = [text(row[n], 4) if n in row else "" for n in numbers]
@@ -78,11 +77,11 @@ def table(results):
         text([result[name] for result in results["long"]], 2) for name in ("ddim", "teacher")
     )
     lines.append(
-        f"\nOf {settings['num_images']} generated images for the distance, to {results['real']}; "
-        f"that of as many real images of training is {results['distance_of_real_images']:.2f}, "
-        f"that of DDIM at {LONG_EVALUATIONS} uniform times {ddim}, of the teacher {teacher}. "
-        f"Differences are those of {settings['compared_images']} images, with pixels in [0, 1]; ± "
-        f"is the largest deviation from the mean of {len(settings['seeds'])} seeds."
+        f"\nFréchet distances of {settings['num_images']} generated images to {results['real']}. "
+        f"For comparison: {results['distance_of_real_images']:.2f} for as many training images, "
+        f"{ddim} for DDIM at {LONG_EVALUATIONS} uniform times, {teacher} for the teacher. "
+        f"Differences of {settings['compared_images']} images, with pixels in [0, 1]. ± is the "
+        f"largest deviation from the mean of {len(settings['seeds'])} seeds."
     )
     return "\n".join(lines) + "\n"
 
@@ -112,7 +111,7 @@ def main():
         "schedule": repr(model.schedule),
         "real": real,
         "distance_of_real_images": distance_of_real_images,
-        **{"long": [], "cells": [], "travels": []},
+        **{"long": [], "cells": [], "others": []},
         **evaluation.environment(),
     }
 
@@ -125,7 +124,7 @@ def main():
         return float(distance(images))
 
     def make_optimizers(seed, **options):
-        """One for each solver; what the lists of all are compared with is made once."""
+        """One for each solver, which share the teacher's images."""
         options |= {"num_images": args.compared_images, "seed": seed, "verbose": 0}
         optimizers = {
             solver: optimal_times.Optimizer(model, SOLVERS[solver], **options)
@@ -133,23 +132,25 @@ def main():
         }
         first, *others = optimizers.values()
         for other in others:
-            other.targets, other.shift = first.targets, first.shift
+            other.targets, other._shift = first.targets, first._shift
         return optimizers
 
     def run(seed, evaluations, optimizers, found):
         by_pixels, by_features, by_real_images = optimizers
         for solver, optimizer in by_pixels.items():
             num_times = most_times(optimizer.sampler, evaluations)
-            candidates = optimizer.hand_made(num_times)
-            searches = {method: (optimizer, method) for method in optimal_times.METHODS}
-            searches["gradient, features"] = by_features[solver], "gradient"
-            searches["gradient, real images"] = by_real_images[solver], "gradient"
-            for label, (searching, method) in searches.items():
+            candidates = optimizer.hand_designed(num_times)
+            searches = {
+                "optimized": optimizer,
+                "optimized, features": by_features[solver],
+                "optimized, real images": by_real_images[solver],
+            }
+            for label, searching in searches.items():
                 start = time.process_time()
-                candidates[label] = searching.find(num_times, method)
+                candidates[label] = searching.find(num_times)
                 seconds = round(time.process_time() - start, 1)
                 print(f"{solver}, {evaluations} evaluations, {label}: {seconds} s", flush=True)
-            found[solver] = candidates["gradient"]
+            found[solver] = candidates["optimized"]
             for label, times in candidates.items():
                 results["cells"].append(
                     {
@@ -179,11 +180,11 @@ def main():
         for evaluations in args.evaluations:
             found = {}
             run(seed, evaluations, optimizers, found)
-            results["travels"] += [
+            results["others"] += [
                 {
                     "seed": seed,
                     "evaluations": evaluations,
-                    "found_for": other,
+                    "optimized_for": other,
                     "solver": solver,
                     "difference": optimizer.distance(times),
                 }

@@ -1,12 +1,12 @@
-"""Guidance: how many images are of the class asked for, and how near they are to real ones.
+"""Guidance: how many images are of their class, and how close they are to real ones.
 
     python tests/benchmarks/guidance.py fashion.keras --data fashion_mnist --fit pad
 
-At each scale, with and without an interval, and each number of evaluations (as many times as cost
-no more, guided ones two each), the same number of images of every class. Measured are the part of
-them that a classifier, which saw real images only, assigns to that class, and the Fréchet distance
-to real images in its features. Writes `results.json`, `table.md` and, of the most evaluations, a
-row of images for each scale, `scales.png`.
+Generates equally many images of every class, for each scale, with and without an interval, and
+each number of evaluations: at the most times that cost no more, where a guided time takes two.
+Measures the fraction of them that a classifier, trained on real images only, assigns to their
+class, and the Fréchet distance to real images in its features. Writes `results.json`, `table.md`
+and `scales.png`, a row of images at the most evaluations for each scale.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from solvers import SEED, load_and_train_encoder
 
 import keras_ddim
 from keras_ddim import encoders, evaluation, metrics, plots
+from keras_ddim.guidance import ClassifierFree
 
 SCALES = 0, 1, 1.5, 2, 3
 INTERVALS = (0, 1), (0.2, 0.8)
@@ -92,7 +93,7 @@ def main():
     rows = {}
     for scale in SCALES:
         for interval in INTERVALS if scale not in (0, 1) else INTERVALS[:1]:
-            guidance = {"guidance_scale": scale, "guidance_interval": interval}
+            guidance = {"guidance": ClassifierFree(scale, interval)}
             for evaluations in EVALUATIONS:
                 num_times = most_times(model, evaluations, **guidance)
                 images = model.generate(

@@ -34,7 +34,7 @@ def count_evaluations(sampler, num_times, refinements):
 def invert(model, images, listed, sampler, refinements):
     if refinements:
         return model.invert(images, listed, sampler=sampler, refinements=refinements, verbose=0)
-    start = model.normalize("images", images)
+    start = model.normalize(images)
     options = {"initial_noise": start, "return_trajectory": True, "verbose": 0}
     return model.generate(len(images), listed[::-1], sampler=sampler, **options).noisy_images[-1]
 

@@ -7,7 +7,7 @@ from all phases, of which each new model begins another, the process is killed (
 interrupted (Ctrl-C), or may write small files only (as on a full disk). Then it is resumed. Each
 time the folder must be that of the undisturbed run: the same files, all of them equal to the last
 bit, with the same weights, optimizer, random numbers, history and options in the model. After
-Ctrl-C and on the full disk the message must be one line, and the exit code 130 and 2.
+Ctrl-C and on the full disk the message must be one line, and the exit code 130 and 1.
 
 Each training is a process of its own, forked from one that has imported everything.
 """
@@ -34,7 +34,7 @@ OPTIONS = [
     *("--widths", "4", "--block-depth", "1", "--epochs", "6", "--times", "1"),
 ]
 FAULTS = "SIGKILL", "SIGINT", "full disk"
-EXIT_CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 2}
+EXIT_CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 1}
 MOST_BYTES = 1_000, 100_000  # of a file on the full disk; the model's has more
 
 
@@ -106,9 +106,8 @@ def train(folder: pathlib.Path, *more: str) -> int:
         for number, path in ((1, os.devnull), (2, folder.parent / "errors")):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        from keras_ddim import cli, interrupts
+        from keras_ddim import cli
 
-        interrupts.end_by_them()
         options = ["--resume"] if more else OPTIONS
         status = cli.main(["train", *options, "--output", str(folder)])
         sys.stderr.flush()
@@ -182,12 +181,10 @@ def compare(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def epoch_of(run: pathlib.Path) -> str:
-    from keras_ddim.cli import run_folder
-
     if not (run / "model.keras").exists():
         return "no model"
-    metadata = run_folder.read_metadata(run / "model.keras")
-    return f"epoch {run_folder.count_epochs(metadata)}"
+    history = contents(run)["config"]["config"]["metadata"]["history"]
+    return f"epoch {history[-1]['epoch']}"
 
 
 if __name__ == "__main__":

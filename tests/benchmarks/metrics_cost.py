@@ -31,7 +31,7 @@ def measure(kind, num_images, num_features):
         batches = (rng.standard_normal((count, num_features)) for _ in range(2))
         for kept, features in zip((metric.real, metric.generated), batches):
             begin = time.perf_counter()
-            kept.add(features)
+            kept.extend(features)
             seconds += time.perf_counter() - begin
     begin = time.perf_counter()
     metric.result()

@@ -184,7 +184,7 @@ def run(args):
         results = {
             "settings": vars(args),
             "finished_seeds": len(distances["noise"]),
-            "real_images": real.count,
+            "real_images": len(real),
             "encoder": str(encoder),
             "references": {name: distances[name] for name in ("real images", "noise")},
             "cells": [

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddim import DDIM, AdamsBashforth, DPMSolverPP, Heun, UniPC, schedules, times
-from keras_ddim.sampling import CompiledStep, Step, sample
+from keras_ddim.sampling import Step, compile_step, sample
 from tests.mixture import MixtureDenoiser
 
 DENOISER = MixtureDenoiser()
@@ -40,7 +40,7 @@ FINAL = f"{LONG}, theirs in the last ones"
 
 
 def ours(sampler, levels):
-    step = CompiledStep(Step(DENOISER, sampler))
+    step = compile_step(Step(DENOISER, sampler))
     *_, (_, pred_images) = sample(step, ops.convert_to_tensor(NOISES), levels)
     return ops.convert_to_numpy(pred_images)
 

@@ -65,6 +65,10 @@ def fine_tuned(image_shape, num_steps, seed, class_names):
     return recipes.fine_tune(model, num_steps, class_names=class_names)
 
 
+def adam(rates):
+    return keras.optimizers.Adam(rates, beta_2=0.99, global_clipnorm=1.0)
+
+
 def changed(loss=None, optimizer=None, network=None, labels=True, **arguments):
     """The recipe with something else in one place."""
 
@@ -113,7 +117,12 @@ RECIPES = {
         ),
         16,
     ),
-    "recipe, Muon": (
+    "recipe, Adam": (changed(optimizer=adam), 16),
+    "recipe, Adam, spectral preconditioning": (
+        changed(optimizer=adam, preconditioning="spectral"),
+        16,
+    ),
+    "recipe, Muon of Keras": (
         changed(optimizer=lambda rates: keras.optimizers.Muon(rates, adam_weight_decay=1e-4)),
         16,
     ),

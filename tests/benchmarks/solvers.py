@@ -2,11 +2,10 @@
 
     python tests/benchmarks/solvers.py fashion.keras --data fashion_mnist --fit pad --output solvers
 
-Each solver visits lists of times made by hand, with as many times as cost no
-more than so many evaluations, from the same noise throughout. Measured are the Fréchet distance to
-real images, in the features of a small classifier, and the root-mean-square pixel difference from
-the images that 1,000 evaluations of DDIM lead to. Writes `results.json`, `table.md` and `plot.png`
-after each solver.
+Each solver visits hand-designed times, the most that cost no more than the evaluations, from the
+same noise throughout. Measured are the Fréchet distance to real images, in the features of a small
+classifier, and the root-mean-square pixel difference from the images of DDIM with 1,000
+evaluations. Writes `results.json`, `table.md` and `plot.png` after each solver.
 """
 
 import argparse
@@ -84,7 +83,7 @@ def make_distance(image_shape, args):
         return metrics.frechet_distance(encoders.encode(encoder, images), real)
 
     of_real_images = distance(evaluation.take(train_images, args.num_images))
-    return distance, of_real_images, f"{real.count} real images, in the features of {encoder}"
+    return distance, of_real_images, f"{len(real)} real images, in the features of {encoder}"
 
 
 def most_times(sampler, evaluations):

@@ -33,6 +33,7 @@ def denoised(model, images, noises, **labels):
     """Noisy images at each level, and what the model takes them for, as pixels."""
     clean = keras.ops.convert_to_numpy(model.normalizer(images))
     denoiser = model.make_denoiser()
+    labels = {name: keras.ops.convert_to_tensor(values) for name, values in labels.items()}
     rows = []
     for level in LOG_SNR:
         noisy_images = noise_levels.mix(clean, noises, *noise_levels.rates(np.float32(level)))
