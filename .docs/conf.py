@@ -44,15 +44,17 @@ nb_execution_mode = "off"  # notebooks keep the outputs of their last run
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
-# What is made here and not kept: pages of the modules, and the notebooks, which must lie below.
-INTERNAL = {"checks", "parts", "files", "progress", "guard", "planning", "trainer", "cli"}
-MADE = HERE / "api", HERE / "notebooks"
+# Made here and not kept: the modules' pages, and copies of the notebooks and the presets' cards.
+INTERNAL = {"checks", "files", "labels", "progress", "training", "cli"}
+MADE = HERE / "api", HERE / "notebooks", HERE / "presets"
 
 
 def make_pages() -> None:
     for folder in MADE:
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "notebooks", MADE[1])
+    cards = shutil.ignore_patterns("*.py", "*.keras", "__pycache__")
+    shutil.copytree(ROOT / "keras_ddim" / "presets", MADE[2], ignore=cards)
     MADE[0].mkdir()
     for info in pkgutil.iter_modules(keras_ddim.__path__):
         if info.name not in INTERNAL and not info.name.startswith("_"):
@@ -105,8 +107,9 @@ def skip_fields(
 
 
 def to_copies(app: object, name: str, source: list) -> None:
-    """Links to notebooks, which pages have as they lie in the repository."""
+    """Links to notebooks and presets, which pages have as they lie in the repository."""
     source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+    source[0] = source[0].replace("](../keras_ddim/presets/", "](presets/")
 
 
 def setup(app: object) -> None:
