@@ -1,7 +1,8 @@
 """Sets the address of the repository in all files that have it, or takes it out of them.
 
-It becomes the source that notebooks install from and the project's URLs; an address on GitHub also
-gives the notebooks their buttons for Colab, and the README its badges.
+Notebooks and the README then install from it, and it becomes the project's URL. An address on
+GitHub also gives the notebooks their buttons for Colab and the README its badges. The README's
+links become absolute, as the page of a package index needs them.
 
 ```bash
 python .github/set_address.py https://github.com/OWNER/NAME
@@ -19,6 +20,9 @@ COLAB = "https://colab.research.google.com"
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n\n")
 URLS = re.compile(r"\[project\.urls\]\n(?:.+\n)+\n")
 BADGES = re.compile(r"(?<=<!-- badges -->).*?(?=<!-- end of badges -->)", re.DOTALL)
+SOURCE = re.compile(r'(?<=pip install "git\+)[^"]*')
+ABSOLUTE = re.compile(r'(\]\(|src=")https?://[^)"]*?/(?:blob|raw)/main/')
+RELATIVE = re.compile(r'(\]\(|src=")(?!https?:|#)(?=([^)"]+))')
 
 
 def set_address(root: pathlib.Path, address: str) -> None:
@@ -53,7 +57,14 @@ def set_address(root: pathlib.Path, address: str) -> None:
         tests = f"{address}/actions/workflows/tests.yml"
         badges = f"\n[![Tests]({tests}/badge.svg)]({tests})\n"
     path = root / "README.md"
-    path.write_text(BADGES.sub(badges, path.read_text(encoding="utf-8")), encoding="utf-8")
+    text = ABSOLUTE.sub(r"\1", BADGES.sub("", path.read_text(encoding="utf-8")))
+    if on_github:
+        kinds = {True: "raw", False: "blob"}
+        text = RELATIVE.sub(
+            lambda match: f"{match[1]}{address}/{kinds[match[2].endswith('.png')]}/main/", text
+        )
+    text = SOURCE.sub(address or "ADDRESS", BADGES.sub(badges, text))
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
