@@ -26,7 +26,7 @@ NUM_TIMES = 16  # of a trajectory
 NUM_TRAJECTORIES = 128  # held in memory
 USES = 2  # of each point, on average
 # Fractions of pairs that begin at pure noise (at least), stay at one level, and end at images.
-FROM_NOISE, AT_ONE_LEVEL, TO_IMAGES = 0.1, 0.25, 0.25
+FROM_NOISE, AT_ONE_LEVEL, TO_IMAGES = 0.2, 0.25, 0.25
 SHORTEST = 0.03  # sin Δ below which rounding blurs the secant, and the velocity replaces it
 
 
