@@ -139,7 +139,8 @@ def resolve_times(
         diffusion_times = model.kept_times(diffusion_times, sampler, schedule)
     visited = checks.check_diffusion_times(diffusion_times)
     schedule = model.schedule if schedule is None else schedules.get(schedule)
-    if sampler is None and np.ndim(diffusion_times) == 0:
+    is_number = np.ndim(diffusion_times) == 0
+    if sampler is None and is_number and not takes_next_level(model.ema_network):
         visited = default_times(len(visited), schedule)
     levels = ops.convert_to_numpy(schedule.log_snr(visited.astype("float32")))
     if sampler is None and np.isfinite(levels).all() and decrease(levels):

@@ -28,7 +28,7 @@ WRONG_USE = [
 ]
 ERRORS = [
     # models
-    ("generate flower", "one of fashion_mnist, flowers, got 'flower'"),
+    ("generate flower", "one of fashion_mnist, fashion_mnist_fast, flowers, got 'flower'"),
     ("generate empty", "`preset` must be"),
     ("generate text.keras", "got 'text.keras' (BadZipFile"),
     ("generate other.keras", "`preset` must be"),

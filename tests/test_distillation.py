@@ -164,6 +164,8 @@ def test_student_starts_as_the_teacher(options):
         expected = teacher.generate(3, times, **options)
         np.testing.assert_array_equal(student.generate(3, times, **options), expected)
     assert student.count_evaluations(2) == 2
+    expected = student.generate(3, [1.0, 0.75, 0.5, 0.25], **options)
+    np.testing.assert_array_equal(student.generate(3, 4, seed=0, verbose=0), expected)
     trainable = [w.shape for w in student.network.trainable_variables]
     assert len(trainable) == len(teacher.network.trainable_variables) + 3
 

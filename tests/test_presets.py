@@ -95,13 +95,13 @@ class TestEachPreset:
         path = pathlib.Path(presets.path_of(name))
         assert path.stat().st_size <= 3e6
         card = path.with_suffix(".md").read_text(encoding="utf-8")
-        for word in ("Data", "Licence", "keras-ddim train", "Fréchet"):
+        for word in ("Data", "Licence", "Training", "`keras-ddim ", "Fréchet"):
             assert word in card
 
     def test_makes_images_and_carries_times(self, name):
         model = DiffusionModel.from_preset(name)
         card = pathlib.Path(presets.path_of(name)).with_suffix(".md").read_text(encoding="utf-8")
-        for num_times in (3, 4, 5, 8):
+        for num_times in () if "distilled_guidance_scale" in model.metadata else (3, 4, 5, 8):
             times = model.kept_times(f"best:{num_times}")
             assert len(times) == num_times
             assert ", ".join(f"{time:.4f}" for time in times[1:]) in card

@@ -42,13 +42,16 @@ function readAddress() {
     const value = given.has(name) ? Number(given.get(name)) : NaN;
     return value >= 0 && value <= high ? value : otherwise;
   };
-  state.sampler = choice("sampler", SAMPLERS);
+  const isDistilled = model.inputs.includes("next_log_snr"); // to few steps of DDIM
+  state.sampler = choice("sampler", isDistilled ? SAMPLERS.toReversed() : SAMPLERS);
   state.seed = Math.floor(number("seed", 2 ** 32 - 1, 0));
   state.label = choice("label", ["", ...classes]);
   state.guidance = number("guidance", 5, model.guidance_scale);
   const sizes = Object.entries(optimized()).map(([name, levels]) => [levels.length, name]);
-  const best = sizes.filter(([size]) => size <= 8).sort(([a], [b]) => b - a)[0]?.[1] ?? "karras";
-  setShape(choice("shape", [best, ...Object.keys(LISTS), ...Object.keys(optimized())]), 8);
+  const best = sizes.filter(([size]) => size <= 8).sort(([a], [b]) => b - a)[0]?.[1];
+  const otherwise = isDistilled ? "uniform" : "karras";
+  const shapes = [...Object.keys(LISTS), ...Object.keys(optimized())];
+  setShape(choice("shape", [best ?? otherwise, ...shapes]), isDistilled ? 2 : 8);
   const times = parse(given.get("times") ?? "");
   if (times && String(times) !== String(state.times)) Object.assign(state, { shape: "hand", times });
   const kept = parse(given.get("frozen") ?? "");

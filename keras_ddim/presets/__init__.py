@@ -20,7 +20,7 @@ def names() -> list[str]:
     Example:
 
     >>> keras_ddim.presets.names()
-    ['fashion_mnist', 'flowers']
+    ['fashion_mnist', 'fashion_mnist_fast', 'flowers']
     """
     return sorted(path.stem for path in FOLDER.glob("*.keras"))
 

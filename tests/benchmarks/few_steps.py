@@ -250,7 +250,8 @@ def main():
     of_teacher, teachers = one_noise(teacher, guidance_scale=recipes.GUIDANCE_SCALE)
     rows = {}
     for name, images in (("teacher", of_teacher), ("student", of_student)):
-        rows |= {f"{name}, {n}": each[:16] for n, each in zip(EVALUATIONS, images)}
+        for n, each in zip(EVALUATIONS, images):
+            rows[f"{name}, {n} step{'s' * (n > 1)}"] = each[: student.num_classes]
     plots.plot_rows(rows, args.output / "one_noise.png")
     cost = seconds_of_evaluation(student) / seconds_of_evaluation(teacher)
     extras = {

@@ -26,7 +26,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("output")
     args = parser.parse_args()
-    shrink(DiffusionModel.from_preset(args.model), args.output)
+    shrink(DiffusionModel.from_preset(args.model, compile=False), args.output)
 
 
 def shrink(model, path):
