@@ -65,8 +65,10 @@ def default_sampler(model: Any) -> samplers.Sampler:
     return samplers.DDIM() if takes_next_level(model.ema_network) else DEFAULT_SAMPLER
 
 
-def default_times(num_times: int, schedule: schedules.Schedule) -> np.ndarray:
+def default_times(model: Any, num_times: int, schedule: schedules.Schedule) -> np.ndarray:
     """The default sampling times; a few of Karras's would skip the middle."""
+    if takes_next_level(model.ema_network):
+        return times.uniform(num_times)
     return (times.karras if num_times > 3 else times.uniform_log_snr)(num_times, schedule)
 
 
@@ -139,9 +141,8 @@ def resolve_times(
         diffusion_times = model.kept_times(diffusion_times, sampler, schedule)
     visited = checks.check_diffusion_times(diffusion_times)
     schedule = model.schedule if schedule is None else schedules.get(schedule)
-    is_number = np.ndim(diffusion_times) == 0
-    if sampler is None and is_number and not takes_next_level(model.ema_network):
-        visited = default_times(len(visited), schedule)
+    if sampler is None and np.ndim(diffusion_times) == 0:
+        visited = default_times(model, len(visited), schedule)
     levels = ops.convert_to_numpy(schedule.log_snr(visited.astype("float32")))
     if sampler is None and np.isfinite(levels).all() and decrease(levels):
         sampler = default_sampler(model)

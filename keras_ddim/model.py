@@ -529,8 +529,8 @@ class DiffusionModel(keras.Model):
             diffusion_times: Sampling times: a number, a list or array of times in [0, 1], or a
                 name such as "best:5" (see `keep_times`). Any order and spacing will do that the
                 sampler can follow; see `keras_ddim.times`. A number n stands for Karras's n times
-                (n ≤ 3: uniform in log-SNR). With a `sampler`, or for a distilled model, it stands
-                for 1, 1 − 1/n, …, 1/n. Defaults to 20.
+                (n ≤ 3: uniform in log-SNR). With a `sampler`, or if the network takes the next
+                noise level, it stands for 1, 1 − 1/n, …, 1/n. Defaults to 20.
             labels: Class of the images, a name (in any letter case) or number, or a list of one for
                 each image. Defaults to None: random classes; unconditional with
                 `initial_images`, `initial_noise` or `known`.

@@ -156,6 +156,7 @@ def test_pictures_are_those_of_generate(page, model, times, sampler):
 
 def test_pictures_of_a_network_that_is_conditioned_on_the_next_level(browser, tmp_path):
     model = make_model(next_level=True)
+    model.metadata.clear()
     with served(model, tmp_path / "page") as address:
         page = Page(browser, address)
         for times in (BENT, BENT[:-1]):  # what the last step aims at has changed
@@ -163,6 +164,8 @@ def test_pictures_of_a_network_that_is_conditioned_on_the_next_level(browser, tm
             options = {"labels": [0, 1] * 4, "sampler": "ddim", "seed": 3}
             difference = abs(page.pictures() - model.generate(8, times, **options))
             assert difference.mean() < 1 / 255 and difference.max() <= 3 / 255
+        page.open()
+        assert page.times() == [1.0, 0.5] and 'sampler="ddim"' in page.code()
 
 
 def test_no_request_leaves_the_origin(page, address):

@@ -181,9 +181,9 @@ def shape_text(model: DiffusionModel) -> str:
 def sampling_text(args: argparse.Namespace, model: DiffusionModel) -> str:
     """Sampler, number of steps and guidance."""
     scale = scale_of(model, args.guidance_scale)
-    scale = model.metadata.get("distilled_guidance_scale", scale)
-    guided = "no guidance" if scale == 1 else f"guidance scale {scale:g}"
-    if args.guidance_interval and scale != 1:
+    total = model.metadata.get("distilled_guidance_scale", scale)
+    guided = "no guidance" if total == 1 else f"guidance scale {total:g}"
+    if scale != 1 and args.guidance_interval:
         guided += " at times from {:g} to {:g}".format(*args.guidance_interval)
     sampler, visited, _ = resolve_times(model, args.times, args.sampler, args.schedule)
     steps = f"{len(visited)} step{'s' if len(visited) > 1 else ''}"
