@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
@@ -728,19 +728,25 @@ def half_network():
 
 @pytest.mark.core
 @pytest.mark.parametrize("kind", ["sampler", "degradation", "guidance", "schedule"])
-def test_what_is_passed_is_what_runs(kind):
+@given(
+    changes=st.lists(
+        st.tuples(st.booleans(), st.sampled_from([0.5, 0.8]), st.sampled_from([0.7, 1.0])),
+        min_size=2,
+        max_size=4,
+    )
+)
+@example(changes=[(True, 0.8, 1.0), (False, 0.5, 1.0), (False, 0.5, 0.7), (True, 0.9, 0.7)])
+@settings(max_examples=2)
+def test_what_is_passed_is_what_runs(kind, changes):
     """Own parts, defined, changed and defined again under one name, as in a notebook."""
     model, fresh = (keras_ddim.DiffusionModel(network=half_network()) for _ in range(2))
     model.compile()
-    amount = [0.8]
-    first = define(kind, amount)
-    for own, value, strength in (
-        (first, 0.8, 1.0),
-        (first, 0.5, 1.0),  # the value in its code is another
-        (first, 0.5, 0.7),  # its argument is
-        (define(kind, [0.9]), 0.5, 0.7),
-    ):
-        amount[0] = value
+    own = None
+    for is_defined_again, value, strength in changes:
+        if own is None or is_defined_again:
+            amount = [value]
+            own = define(kind, amount)
+        amount[0] = value  # in the code of the class
         part = own(strength=strength)
         options = {kind: part}
         if kind == "degradation":
